@@ -1,0 +1,102 @@
+"""What can be observed, and along which axes? The glossary of sites, and the identity module that marks one in a network.
+
+Axes, spelled out once:
+
+| axis | counts |
+|---|---|
+| `batch` | examples |
+| `pos` | positions of the (padded) sequence |
+| `query`, `key` | positions that attend, positions that are attended to |
+| `head` | query heads |
+| `kv_head` | key and value heads; query head h reads kv_head h // (n_heads / n_kv_heads) |
+| `d_model` `d_head` `d_mlp` `d_vocab` | coordinates |
+| `1` | a single number, kept for broadcasting |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("batch", "pos", "d_model"),
+    "pos_embed": ("batch", "pos", "d_model"),
+    "resid_pre": ("batch", "pos", "d_model"),
+    "resid_mid": ("batch", "pos", "d_model"),
+    "resid_post": ("batch", "pos", "d_model"),
+    "attn_out": ("batch", "pos", "d_model"),
+    "mlp_out": ("batch", "pos", "d_model"),
+    "scale": ("batch", "pos", "1"),
+    "normalized": ("batch", "pos", "d_model"),
+    "q": ("batch", "pos", "head", "d_head"),
+    "k": ("batch", "pos", "kv_head", "d_head"),
+    "v": ("batch", "pos", "kv_head", "d_head"),
+    "rot_q": ("batch", "pos", "head", "d_head"),
+    "rot_k": ("batch", "pos", "kv_head", "d_head"),
+    "scores": ("batch", "head", "query", "key"),
+    "pattern": ("batch", "head", "query", "key"),
+    "z": ("batch", "pos", "head", "d_head"),
+    "result": ("batch", "pos", "head", "d_model"),
+    "pre": ("batch", "pos", "d_mlp"),
+    "pre_linear": ("batch", "pos", "d_mlp"),
+    "post": ("batch", "pos", "d_mlp"),
+    "logits": ("batch", "pos", "d_vocab"),
+}
+"""The last word of a site's name → its axes. `docs` and the contract tests are driven by this table."""
+
+Tap = Callable[[Tensor], Tensor | None]
+
+
+class Site(nn.Module):
+    """An identity that gives one intermediate value a name and axes; it costs nothing while nobody looks.
+
+    `edit(f)` replaces the value by f(value), in the order in which edits were added; `watch(f)` shows f the value with
+    which the model goes on, after all edits. Both return a function that takes f away again. Torch's own
+    `register_forward_hook` works too and comes last.
+
+    >>> import torch
+    >>> site = Site("pattern")
+    >>> site.axes
+    ('batch', 'head', 'query', 'key')
+    >>> remove = site.edit(lambda pattern: pattern * 2)
+    >>> site(torch.ones(1, 1, 1, 1)).item(), site.observed
+    (2.0, True)
+    >>> remove(); site(torch.ones(1, 1, 1, 1)).item(), site.observed
+    (1.0, False)
+    """
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.axes = AXES[word]
+        self._edits: dict[object, Tap] = {}
+        self._watchers: dict[object, Tap] = {}
+
+    @property
+    def observed(self) -> bool:
+        """Does anybody look at this value, or change it? Values that only serve observation are computed only then."""
+        return bool(self._edits or self._watchers or self._forward_hooks or self._forward_pre_hooks)
+
+    def edit(self, change: Tap) -> Callable[[], None]:
+        """Replace the value by `change(value)` until the returned function is called."""
+        return _add(self._edits, change)
+
+    def watch(self, look: Tap) -> Callable[[], None]:
+        """Show `look` every value until the returned function is called."""
+        return _add(self._watchers, look)
+
+    def forward(self, value: Tensor) -> Tensor:
+        for change in tuple(self._edits.values()):
+            value = change(value)
+        for look in tuple(self._watchers.values()):
+            look(value)
+        return value
+
+    def extra_repr(self) -> str:
+        return " ".join(self.axes)
+
+
+def _add(taps: dict[object, Tap], tap: Tap) -> Callable[[], None]:
+    key = object()
+    taps[key] = tap
+    return lambda: taps.pop(key, None) and None

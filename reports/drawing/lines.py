@@ -1,0 +1,104 @@
+"""How is a course over x shown? A line per series with its band, a dash pattern and a colour of its own, gaps where there is no value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from reports.drawing.canvas import FONT, PALETTE, SMALL, axes, labels_of, nothing_to_draw, svg, text_width, write
+from reports.figures import Lines, Series
+from reports.text import format_number, visible_label
+
+_WIDTH, _PLOT, _LEFT, _RIGHT = 620, 260, 74, 16
+_DASHES = ("-", "--", "-.", ":")
+
+
+def picture(figure: Lines) -> str:
+    """The lines as SVG."""
+    x = np.asarray(figure.x, dtype=float)
+    series = {name: _floats(one) for name, one in figure.series.items()}
+    drawn = {name: np.isfinite(one.y) & np.isfinite(x) for name, one in series.items()}
+    if not any(mask.any() for mask in drawn.values()):
+        return nothing_to_draw(figure, "nothing to draw: no series has a value")
+    gaps = sum(int((~mask).sum()) for mask in drawn.values())
+    legend_rows, legend_columns = _legend_size(list(series))
+    top = 12 + 17 * legend_rows
+    height = top + _PLOT + 48 + (18 if gaps else 0)
+
+    def paint(canvas: Canvas) -> None:
+        plot = axes(canvas, _LEFT, top, _WIDTH - _LEFT - _RIGHT, _PLOT)
+        _plot(plot, figure, x, series)
+        _scales(plot, figure, x, series)
+        if legend_rows:
+            handles = [line for line in plot.get_lines() if line.get_gid() is None]
+            place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.01), "borderaxespad": 0, "ncols": legend_columns}
+            plot.legend(handles, [_unhidden(label) for label in labels_of(series, 32)], handlelength=2.2, columnspacing=1.4, **place)
+        if gaps:
+            write(canvas, _LEFT, height - 9, f"gaps: {gaps} point{'s' if gaps > 1 else ''} without a value")
+
+    return svg(figure, _WIDTH, height, paint)
+
+
+def _floats(series: Series) -> Series:
+    parts = {"y": series.y, "low": series.low, "high": series.high}
+    return Series(**{name: None if part is None else np.asarray(part, dtype=float) for name, part in parts.items()})
+
+
+def _legend_size(names: list[str]) -> tuple[int, int]:
+    if len(names) == 1 and not names[0].strip():
+        return 0, 1
+    longest = max(text_width(label) for label in labels_of(names, 32)) + 46
+    columns = max(1, min(len(names), int((_WIDTH - _LEFT) // longest)))
+    return -(-len(names) // columns), columns
+
+
+def _unhidden(label: str) -> str:
+    """matplotlib drops legend entries that begin with an underscore; a hair space keeps them."""
+    return "\u200a" + label if label.startswith("_") else label
+
+
+def _plot(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]) -> None:
+    colors = [PALETTE[i % len(PALETTE)] for i in range(len(series))]
+    if len(series) > len(PALETTE):  # many lines are an ordered family, such as layers
+        colors = [matplotlib.colormaps["viridis"](share) for share in np.linspace(0.08, 0.88, len(series))]
+    for i, (color, one) in enumerate(zip(colors, series.values(), strict=True)):
+        dashes = _DASHES[(i % len(PALETTE)) % len(_DASHES)] if 1 < len(series) <= len(PALETTE) else "-"
+        plot.plot(x, one.y, color=color, linewidth=1.8, linestyle=dashes, marker="o" if figure.markers else None, markersize=4)
+        alone = _alone(one.y)
+        if alone.any() and not figure.markers:
+            plot.plot(x[alone], one.y[alone], color=color, linestyle="none", marker="o", markersize=3.5, gid="alone")
+        if one.low is not None or one.high is not None:
+            low, high = (one.y if end is None else end for end in (one.low, one.high))
+            plot.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)
+            ends = np.isfinite(low) & np.isfinite(high) & _alone(one.y)
+            plot.vlines(x[ends], low[ends], high[ends], color=color, linewidth=1.2)
+
+
+def _alone(y: np.ndarray) -> np.ndarray:
+    """Bool[points]: values without a neighbour, which a line would not show."""
+    there = np.concatenate([[False], np.isfinite(y), [False]])
+    return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def _scales(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]) -> None:
+    y = np.concatenate([one.y for one in series.values()])
+    wanted = {"x": figure.log_x and (x > 0).any(), "y": figure.log_y and (y[np.isfinite(y)] > 0).any()}
+    for side, logarithmic in wanted.items():
+        if logarithmic:
+            getattr(plot, f"set_{side}scale")("log")
+        axis = getattr(plot, f"{side}axis")
+        if not logarithmic:
+            whole = side == "x" and np.array_equal(x[np.isfinite(x)], np.round(x[np.isfinite(x)]))
+            axis.set_major_locator(MaxNLocator(7, integer=whole))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"))))
+        axis.set_minor_formatter(NullFormatter())
+    plot.grid(axis="y", linewidth=0.7)
+    plot.margins(x=0.02)
+    plot.set_xlabel(visible_label(figure.x_label), size=FONT)
+    plot.set_ylabel(visible_label(figure.y_label), size=FONT)
+    plot.tick_params(labelsize=SMALL)

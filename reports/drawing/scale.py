@@ -1,0 +1,98 @@
+"""Which colour does a value get? Sequential viridis, or blue–red centred on zero; missing is grey; the range is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import Colormap, Normalize, PowerNorm
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
+
+from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, write
+from reports.text import format_number, visible_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """From `low` to `high`; the flags say whether values lie outside or are missing. `root` spreads the small values."""
+
+    low: float
+    high: float
+    signed: bool
+    below: bool = False
+    above: bool = False
+    missing: bool = False
+    root: bool = False
+
+    @property
+    def norm(self) -> Normalize:
+        return PowerNorm(0.5, self.low, self.high, clip=True) if self.root else Normalize(self.low, self.high, clip=True)
+
+    @property
+    def colors(self) -> Colormap:
+        return matplotlib.colormaps["RdBu_r" if self.signed else "viridis"].with_extremes(bad=GREY)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Float[..., 4] colours, red, green, blue and opacity from 0 to 1, of Float[...] values."""
+        return self.colors(self.norm(np.ma.masked_invalid(_bounded(values, self.low, self.high))))
+
+
+def _bounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.clip(np.asarray(values, dtype=float), low, high)  # infinities get the end of the scale, NaN stays
+
+
+def scale_of(values: np.ndarray, signed: bool, low: float | None = None, high: float | None = None, root: bool = False) -> Scale | None:
+    """The scale that shows these values, or None where none of them is finite."""
+    values = np.asarray(values, dtype=float)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return None
+    least, most = float(finite.min()), float(finite.max())
+    if signed:
+        ends = [abs(end) for end in (low, high) if end is not None] or [-least, most]
+        bound = max(max(ends), 0.0) or 1.0
+        start, stop = -bound, bound
+    else:
+        start, stop = least if low is None else float(low), most if high is None else float(high)
+        if stop <= start:
+            start, stop = (min(0.0, start), max(0.0, start)) if start else (0.0, 1.0)
+    beyond = {"below": bool((values < start).any()), "above": bool((values > stop).any())}
+    return Scale(low=start, high=stop, signed=signed, missing=bool(np.isnan(values).any()), root=root and start == 0, **beyond)
+
+
+def ink_on(colors: np.ndarray) -> list[str]:
+    """Black or white for text on each of Float[n, 4] colours, whichever has more contrast."""
+    linear = np.where(colors[:, :3] <= 0.04045, colors[:, :3] / 12.92, ((colors[:, :3] + 0.055) / 1.055) ** 2.4)
+    return ["#000000" if light > 0.179 else "#ffffff" for light in linear @ np.array([0.2126, 0.7152, 0.0722])]
+
+
+def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, length: float, *, upright: bool) -> None:
+    """The colours with their numbers and unit: upright to the right of a map, lying above a text. CSS pixels."""
+    bar = axes(canvas, left, top, 12, length) if upright else axes(canvas, left, top, length, 12)
+    steps = np.linspace(0, 1, 128)
+    bar.imshow(scale.colors(steps[::-1, None] if upright else steps[None, :]), aspect="auto", extent=(0, 1, 0, 1), interpolation="bilinear")
+    shares = np.linspace(0, 1, 5 if length > 90 else 3)
+    marks = [scale.low + (scale.high - scale.low) * share ** (2 if scale.root else 1) for share in shares]
+    texts = [format_number(float(f"{mark:.3g}")) for mark in marks]
+    texts[0], texts[-1] = ("≤ " if scale.below else "") + texts[0], ("≥ " if scale.above else "") + texts[-1]
+    for side, there in (("x", not upright), ("y", upright)):
+        set_ticks = getattr(bar, f"set_{side}ticks")
+        set_ticks(shares, texts) if there else set_ticks([])
+    bar.yaxis.tick_right()
+    bar.spines[:].set_visible(False)
+    label = (visible_label(unit) if unit not in ("", "1") else "value") + (" (√ scale)" if scale.root else "")
+    if upright:
+        bar.yaxis.set_label_position("right")
+        bar.set_ylabel(label, size=SMALL)
+    else:
+        write(canvas, left + length + 22, top + 6, label)
+
+
+def missing_key(canvas: Canvas, left: float, top: float) -> None:
+    """A grey square and what it means."""
+    square = axes(canvas, left, top - 5, 10, 10)
+    square.add_patch(Rectangle((0, 0), 1, 1, facecolor=GREY, edgecolor="none"))
+    square.set_axis_off()
+    write(canvas, left + 15, top, "no value (NaN)", size=min(SMALL, FONT), color=MUTED)
