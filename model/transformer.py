@@ -100,6 +100,16 @@ class Transformer(nn.Module):
             resid = resid.gather(1, positions.unsqueeze(-1).expand(-1, -1, resid.shape[-1]))
         return self.logits(self.W_U(self.ln_final(resid)))
 
+    @property
+    def n_layers(self) -> int:
+        """How many blocks there are to step through."""
+        return self.config.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """How many query heads every block has."""
+        return self.config.n_heads
+
     def sites(self) -> dict[str, Site]:
         """Everything that can be observed and edited, in the order in which it is computed: name → Site."""
         return {name: module for name, module in self.named_modules() if isinstance(module, Site)}
