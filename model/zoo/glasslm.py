@@ -73,5 +73,5 @@ def _tokenizer(values: dict[str, Any]) -> Tokenizer:
 
 MODEL = ZooModel(
     name="glasslm", title="GlassLM English (4 layers × 4 heads, 0.85 M parameters)", package="glassllm==0.1.0", file="weights/en.npz",
-    licence="MIT", read=read, prompts="ioi_glasslm.jsonl",
+    licence="MIT", read=read, prompts="pronouns_glasslm.jsonl",
 )

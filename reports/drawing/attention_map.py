@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from reports.drawing.bitmap import bitmap
 from reports.drawing.canvas import INK, MUTED, SMALL, axes, every, nothing_to_draw, svg, text_width, write
 from reports.drawing.scale import Scale, color_bar, missing_key, scale_of
 from reports.figures import AttentionMap
@@ -94,7 +95,8 @@ def _panel(canvas: Canvas, figure: AttentionMap, grid: _Grid, i: int, head: str,
     write(canvas, left, top - 23, shortened(visible_label(head), fitting), color=INK, weight="bold")
     write(canvas, left, top - 9, shortened(visible_label(figure.notes.get(head, "")), fitting), size=SMALL - 1)
     panel = axes(canvas, left, top, grid.side_x, grid.side_y)
-    panel.imshow(colors, aspect="auto", interpolation="nearest", interpolation_stage="rgba")
+    bitmap(canvas, left, top, grid.side_x, grid.side_y, colors)
+    panel.set(xlim=(-0.5, colors.shape[1] - 0.5), ylim=(colors.shape[0] - 0.5, -0.5))
     panel.spines[:].set(visible=True, linewidth=0.5)
     panel.tick_params(length=0 if grid.named else 2, labelsize=_TOKEN)
     _ticks(panel, "x", figure.keys, grid, grid.side_x)

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
+from reports.drawing.bitmap import bitmaps_of
 from reports.figures import Figure
 from reports.text import shortened, visible_label, visible_text
 
@@ -29,7 +30,6 @@ PALETTE = (BLUE, "#dd8a2e", "#1b9a8c", "#b5509c", "#7d6bd0", "#8f8a2d", "#5aa9d6
 
 FONT, SMALL = 12.0, 10.5
 _SANS = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', 'Noto Sans', sans-serif"
-_MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', 'DejaVu Sans Mono', monospace"
 _PIXELS_PER_INCH = 72
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "prosect", "text.parse_math": False, "text.usetex": False,
@@ -53,18 +53,20 @@ def svg(figure: Figure, width: float, height: float, paint: Callable[[Canvas], N
         paint(canvas)
         buffer = io.BytesIO()
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(buffer, format="svg", metadata=no_metadata, transparent=True, dpi=3 * _PIXELS_PER_INCH)
-    return _finished(buffer.getvalue().decode("utf-8"), figure, width, height)
+        canvas.savefig(buffer, format="svg", metadata=no_metadata, transparent=True)
+    return _finished(buffer.getvalue().decode("utf-8"), "".join(bitmaps_of(canvas)), figure, width, height)
 
 
-def _finished(drawn: str, figure: Figure, width: float, height: float) -> str:
-    """Without prologue, with title, description and dark style. Text is escaped, so `<text style` can only be a tag."""
+def _finished(drawn: str, bitmaps: str, figure: Figure, width: float, height: float) -> str:
+    """Without prologue, with bitmaps, title, description and dark style. Text is escaped, so `<text` can only be a tag."""
     body = drawn[drawn.index("<svg "):]
-    body = re.sub(r'(<text style="[^"]*?)font-family: ([^;"]*)', lambda m: m[1] + f"font-family: {_MONO if 'Mono' in m[2] else _SANS}", body)
+    body = re.sub(r'(<text style="[^"]*?)font-family: ([^;"]*); ?', lambda m: m[1] + ("font-family: monospace; " if "Mono" in m[2] else ""), body)
+    body = re.sub(r'(<text [^>]*?) transform="rotate\(-0 [^"]*"', r"\1", body)
+    body = body.replace('<g id="figure_1">', '<g id="figure_1">' + bitmaps, 1)
     body = re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"', rf'<svg \1width="{width:g}" height="{height:g}" role="img"', body, count=1)
     dark = "".join(f'[style*="{p}: {light}"]{{{p}:{night} !important}}' for light, night in _IN_THE_DARK.items() for p in ("fill", "stroke"))
     words = f"<title>{escape(visible_text(figure.title))}</title><desc>{escape(visible_text(figure.alt))}</desc>"
-    style = f"<style>@media (prefers-color-scheme: dark){{{dark}}}</style>"
+    style = f"<style>text{{font-family:{_SANS}}}@media (prefers-color-scheme: dark){{{dark}}}</style>"
     end = body.index(">") + 1
     return body[:end] + words + style + body[end:]
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from reports.drawing.bitmap import bitmap
 from reports.drawing.canvas import FONT, SMALL, axes, every, labels_of, nothing_to_draw, svg, text_width
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of
 from reports.figures import Heatmap
@@ -58,7 +59,8 @@ def _paint(canvas: Canvas, figure: Heatmap, values: np.ndarray, plan: _Plan) -> 
     grid = axes(canvas, plan.left, 10, width, height)
     scale = scale_of(values, figure.signed, figure.low, figure.high)
     shown = scale or Scale(low=0, high=1, signed=figure.signed, missing=True)
-    grid.imshow(shown(values), aspect="auto", interpolation="nearest", interpolation_stage="rgba")
+    bitmap(canvas, plan.left, 10, width, height, shown(values))
+    grid.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     _label(grid, figure, plan, width, height)
     if figure.text is not None:
         _write_cells(grid, np.asarray(figure.text, dtype=object), shown(values), plan)

@@ -10,6 +10,7 @@ from matplotlib.colors import Colormap, Normalize, PowerNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from reports.drawing.bitmap import bitmap
 from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, write
 from reports.text import format_number, visible_label
 
@@ -72,7 +73,9 @@ def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, 
     """The colours with their numbers and unit: upright to the right of a map, lying above a text. CSS pixels."""
     bar = axes(canvas, left, top, 12, length) if upright else axes(canvas, left, top, length, 12)
     steps = np.linspace(0, 1, 128)
-    bar.imshow(scale.colors(steps[::-1, None] if upright else steps[None, :]), aspect="auto", extent=(0, 1, 0, 1), interpolation="bilinear")
+    size = (12, length) if upright else (length, 12)
+    bitmap(canvas, left, top, *size, scale.colors(steps[::-1, None] if upright else steps[None, :]), smooth=True)
+    bar.set(xlim=(0, 1), ylim=(0, 1))
     shares = np.linspace(0, 1, 5 if length > 90 else 3)
     marks = [scale.low + (scale.high - scale.low) * share ** (2 if scale.root else 1) for share in shares]
     texts = [format_number(float(f"{mark:.3g}")) for mark in marks]

@@ -1,0 +1,1 @@
+"""Which questions are asked: one public file each, and the command line."""

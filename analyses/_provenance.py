@@ -1,0 +1,63 @@
+"""What would somebody need to run this again? Versions, weights, data, seed, device, threads, and the command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from analyses._corpus import Corpus
+from model import Transformer
+from reports import Provenance
+
+PACKAGES = ("prosect", "torch", "numpy", "pandas", "matplotlib", "captum", "tokenizers", "safetensors", "gguf", "jinja2")
+
+
+def provenance(model: Transformer, corpus: Corpus, *, seed: int, command: Sequence[str] = ("python",)) -> Provenance:
+    """Everything needed to run it again, as it is now."""
+    config, source = model.config, model.source
+    commit, dirty = _git()
+    weight = model.W_E.weight
+    return Provenance(
+        command=shlex.join(command), versions={"python": platform.python_version(), **_versions()}, git_commit=commit, git_dirty=dirty,
+        model={
+            "name": source.name, "kind": source.kind, "package": source.package, "licence": source.licence,
+            "sha256": source.sha256(model), **config.to_dict(),
+        },
+        corpus={
+            "digest": corpus.digest, "text": corpus.text_source, "text_tokens": len(corpus.tokens),
+            "prompts": corpus.prompts_source, "n_prompts": len(corpus.prompts),
+        },
+        seed=seed, dtype=str(weight.dtype).removeprefix("torch."), device=str(weight.device), threads=torch.get_num_threads(),
+        platform=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """The commit of the source tree that runs, and whether it differs from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None, None
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

@@ -1,0 +1,65 @@
+"""How is a grid of colours kept in a picture? As one PNG pixel per value, which the reader's browser enlarges with sharp edges.
+
+matplotlib would enlarge the grid itself and keep hundreds of pixels per value; this is twenty times smaller.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+_ENOUGH = 3
+"""Pixels per CSS pixel beyond which a grid is averaged."""
+
+
+def bitmap(canvas: Canvas, left: float, top: float, width: float, height: float, colors: np.ndarray, *, smooth: bool = False) -> None:
+    """Put Float[rows, columns, 4] colours, 0 to 1, at a place given in CSS pixels; they lie behind everything else."""
+    colors = np.asarray(colors, dtype=float)
+    for axis, pixels in ((0, height), (1, width)):
+        together = -(-colors.shape[axis] // max(1, int(_ENOUGH * pixels)))
+        if together > 1:
+            colors = _averaged(colors, axis, together)
+    sharp = not smooth and colors.shape[0] <= height and colors.shape[1] <= width
+    style = ' style="image-rendering:pixelated"' if sharp else ""
+    data = base64.b64encode(png(np.round(colors[..., :3] * 255).astype(np.uint8))).decode("ascii")
+    place = f'x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"'
+    bitmaps_of(canvas).append(f'<image {place}{style} xlink:href="data:image/png;base64,{data}"/>')
+
+
+def bitmaps_of(canvas: Canvas) -> list[str]:
+    """The SVG elements of the bitmaps that were put on a canvas."""
+    if not hasattr(canvas, "prosect_bitmaps"):
+        canvas.prosect_bitmaps = []
+    return canvas.prosect_bitmaps
+
+
+def _averaged(colors: np.ndarray, axis: int, together: int) -> np.ndarray:
+    starts = np.arange(0, colors.shape[axis], together)
+    sizes = np.diff(np.append(starts, colors.shape[axis]))
+    shape = [1] * colors.ndim
+    shape[axis] = -1
+    return np.add.reduceat(colors, starts, axis=axis) / sizes.reshape(shape)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """UInt8[rows, columns, 3] as a PNG file, with a palette where 256 colours are enough.
+
+    >>> png(np.zeros((2, 3, 3), dtype=np.uint8))[:8]
+    b'\\x89PNG\\r\\n\\x1a\\n'
+    """
+    rows, columns, _ = pixels.shape
+    palette, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    few = len(palette) <= 256
+    body = index.reshape(rows, columns).astype(np.uint8) if few else pixels.reshape(rows, columns * 3)
+    unfiltered = np.hstack([np.zeros((rows, 1), dtype=np.uint8), body]).tobytes()
+    header = struct.pack(">IIBBBBB", columns, rows, 8, 3 if few else 2, 0, 0, 0)
+    colors = _chunk(b"PLTE", palette.tobytes()) if few else b""
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + colors + _chunk(b"IDAT", zlib.compress(unfiltered, 9)) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
