@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ def provenance(model: Transformer, corpus: Corpus, *, seed: int, command: Sequen
     commit, dirty = _git()
     weight = model.W_E.weight
     return Provenance(
-        command=shlex.join(command), versions={"python": platform.python_version(), **_versions()}, git_commit=commit, git_dirty=dirty,
+        command=shlex.join(command), versions={"python": platform.python_version(), "prosect code": _code(), **_versions()}, git_commit=commit, git_dirty=dirty,
         model={
             "name": source.name, "kind": source.kind, "package": source.package, "licence": source.licence,
             "sha256": source.sha256(model), **config.to_dict(),
@@ -46,6 +48,17 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+@cache
+def _code() -> str:
+    """Digest of prosect's own source files: two runs with the same one computed the same way."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("analyses", "model", "probes", "reports"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _git() -> tuple[str | None, bool | None]:

@@ -1,0 +1,166 @@
+"""How does a request become a folder of results? Load, run each analysis, save each when it is whole, render; start again where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from analyses._contract import Analysis
+from analyses._corpus import Corpus, load_corpus
+from analyses._discovery import analyses, analysis_named
+from analyses._provenance import provenance
+from model import Transformer, load_model
+from model.zoo import zoo
+from probes import SiteError
+from reports import Provenance, StoreError, load_result, load_run, render, save_result, save_run
+
+DType = Literal["float32", "float64", "bfloat16", "float16"]
+PREFERRED = ("smollm2", "glasslm")
+"""What is taken where no model is named: the first whose weights are installed."""
+
+
+class Mistake(Exception):
+    """Something that the user can put right, said in one sentence."""
+
+
+@contextmanager
+def mistakes(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn these errors of the block into a Mistake with the same sentence."""
+    try:
+        yield
+    except kinds as error:
+        text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        raise Mistake(" ".join(text.split())) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for: which analyses with which parameters, of which model, on which text and prompts."""
+
+    model: str
+    device: str = "cpu"
+    dtype: DType = "float32"
+    text: str | None = None
+    prompts: str | None = None
+    analyses: Mapping[str, Mapping[str, Any]]
+
+    def built(self) -> list[Analysis]:
+        """The analyses with their parameters. Raises Mistake for one that does not exist or a parameter that it refuses."""
+        with mistakes(ValueError, TypeError):
+            return [analysis_named(name)(**_tuples(parameters)) for name, parameters in self.analyses.items()]
+
+
+def _tuples(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+
+
+def default_model() -> str:
+    """The model of a command that names none, said on stderr. Raises Mistake where no weights are installed."""
+    installed = [name for name in PREFERRED if zoo()[name].path() is not None]
+    best = zoo()[PREFERRED[0]]
+    if not installed:
+        raise Mistake(f"no model is installed; get one with: {best.install}, or name one with --model")
+    if installed[0] == best.name:
+        sys.stderr.write(f"no --model given: taking {best.name}\n")
+    else:
+        sys.stderr.write(f"no --model given: taking {installed[0]}, since {best.name} is not installed (get it with: {best.install})\n")
+    return installed[0]
+
+
+def load(request: Request) -> tuple[Transformer, Corpus]:
+    """The model and the corpus of a request. Raises Mistake."""
+    with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
+        model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype))
+    with mistakes(ValueError, OSError):
+        return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))
+
+
+def execute(request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False) -> Path:
+    """Run what is not done yet, save each result when it is whole, and render the report; its path.
+
+    Raises Mistake for a folder that holds another run, and for whatever `load` and the analyses refuse.
+    """
+    chosen = request.built()
+    model, corpus = load(request)
+    made_by = provenance(model, corpus, seed=max((a.seed for a in chosen), default=0), command=command)
+    run = {
+        "title": title, "state": "incomplete", "analyses": [a.name for a in chosen],
+        "parameters": dataclasses.asdict(request), "provenance": made_by,
+    }
+    with mistakes(StoreError, OSError):
+        _claim(folder, run, overwrite=overwrite)
+        for analysis in tqdm(chosen, desc="prosect", unit="analysis", disable=None):
+            if not _done(folder, analysis):
+                save_result(_answer(analysis, model, corpus, made_by), folder / analysis.name)
+        save_run(folder, run | {"state": "complete"})
+        return render(folder)
+
+
+def _answer(analysis: Analysis, model: Transformer, corpus: Corpus, made_by: Provenance) -> Any:
+    from analyses._corpus import CorpusError
+
+    try:
+        return analysis.run(model, corpus, provenance_of=dataclasses.replace(made_by, seed=analysis.seed))
+    except (CorpusError, SiteError) as error:
+        raise Mistake(f"{analysis.name}: {error}") from error
+
+
+def _done(folder: Path, analysis: Analysis) -> bool:
+    """Is there a whole result of this analysis?"""
+    if not (folder / analysis.name / "result.json").is_file():
+        return False
+    try:
+        load_result(folder / analysis.name)
+    except StoreError:
+        return False
+    return True
+
+
+def _claim(folder: Path, run: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make the folder this run's. Raises Mistake if it holds another run, or something that is no run."""
+    if folder.exists() and not folder.is_dir():
+        raise Mistake(f"--out {folder} is a file; name a folder")
+    if not (folder / "run.json").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise Mistake(f"--out {folder} exists and is not a run; name another folder")
+    elif difference := _difference(load_run(folder), run):
+        if not overwrite:
+            raise Mistake(f"--out {folder} holds another run ({difference}); name another folder, or add --overwrite")
+        for name in load_run(folder)["analyses"]:
+            (folder / name / "result.json").unlink(missing_ok=True)
+    save_run(folder, run)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What the two runs differ in, one thing of it; empty if nothing that bears on the numbers."""
+    pairs: list[tuple[str, Any, Any]] = [(key, old["parameters"].get(key), value) for key, value in new["parameters"].items()]
+    before, now = old["provenance"], {f.name: getattr(new["provenance"], f.name) for f in dataclasses.fields(Provenance)}
+    pairs += [(key, before.get(key), now[key]) for key in ("model", "corpus", "dtype", "device", "threads", "versions")]
+    for key, was, becomes in pairs:
+        if _plain(was) != _plain(becomes):
+            if isinstance(was, Mapping) and isinstance(becomes, Mapping):
+                inner = next(k for k in sorted({*was, *becomes}) if _plain(was.get(k)) != _plain(becomes.get(k)))
+                return f"{key} {inner}: {was.get(inner)!r}, now {becomes.get(inner)!r}"
+            return f"{key}: {was!r}, now {becomes!r}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """Values as they come back from a file."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def everything(seed: int, only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """All analyses with their default parameters, or those named. Raises Mistake for a name that does not exist."""
+    with mistakes(ValueError):
+        names = [analysis_named(name).name for name in only]
+    return {name: analysis(seed=seed).parameters() for name, analysis in analyses().items() if not names or name in names}

@@ -1,0 +1,46 @@
+"""How does a verdict stand, for the eye? A tone, a sign and an order: what needs attention comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.result import Evidence, Result
+
+SIGNS = {
+    "fail": ("bad", "✕"), "gate failed": ("bad", "✕"), "warn": ("warn", "!"), "refuted": ("turned", "↺"), "conditional": ("warn", "~"),
+    "inconclusive": ("open", "?"), "unresolved": ("open", "?"), "confirmed": ("good", "✓"), "pass": ("good", "✓"),
+}
+"""status → (tone, sign), in the order of attention"""
+
+_HOLDS = {
+    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "==": lambda a, b: a == b,
+}
+
+
+def by_attention(results: Sequence[Result]) -> list[Result]:
+    """Failures first, then warnings, then what is open, then what is well; within a status in the order of the run."""
+    order = list(SIGNS)
+    return sorted(results, key=lambda result: order.index(result.verdict.status))
+
+
+def counts(results: Sequence[Result]) -> list[tuple[str, int]]:
+    """How often each status occurs, in the order of attention, without those that do not."""
+    statuses = [result.verdict.status for result in results]
+    return [(status, statuses.count(status)) for status in SIGNS if status in statuses]
+
+
+def holds(evidence: Evidence) -> bool | None:
+    """Whether the measured number keeps its threshold; None where there is no threshold or no number.
+
+    >>> holds(Evidence(name="deviation", measured=3e-7, unit="1", threshold=1e-5, relation="<"))
+    True
+    """
+    if evidence.threshold is None or evidence.measured != evidence.measured:
+        return None
+    return _HOLDS[evidence.relation](evidence.measured, evidence.threshold)
+
+
+def telling(evidence: Sequence[Evidence], most: int = 2) -> list[Evidence]:
+    """The numbers to show on a card: broken thresholds first, then kept ones, then numbers without one."""
+    rank = {False: 0, True: 1, None: 2}
+    return sorted(evidence, key=lambda e: rank[holds(e)])[:most]
