@@ -43,6 +43,8 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu", dtype:
         model = load_folder(path, device, dtype, Source(name=name, kind="folder"))
         model.source = Source(name=name, kind="folder", files=tuple(sorted(path.glob("*.safetensors"))))
     elif path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"{name} is missing")
         model = read_gguf_cached(path, device, dtype)
         model.source = Source(name=name, kind="gguf", files=(path,))
     elif path.is_file():

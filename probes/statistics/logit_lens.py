@@ -48,17 +48,22 @@ def logit_lens(model: Steppable, *inputs: Tensor | None) -> LogitLens:
         for i in range(model.n_layers):
             state = model.step(state, i)
             streams.append(state.resid)
-        final = _log_probabilities(model.finish(state))
-        answers = [_compared(_log_probabilities(model.finish(dataclasses.replace(state, resid=resid))), final) for resid in streams[:-1]]
-        answers.append(_compared(final, final))
+        final = _logits(model.finish(state)).log_softmax(-1)
+        answers = [_compared(_logits(model.finish(dataclasses.replace(state, resid=resid))), final.exp(), final) for resid in streams[:-1]]
+        best = final.max(-1)
+        answers.append((torch.zeros_like(best.values), best.indices, best.values.exp()))
     return LogitLens(*(torch.stack(column) for column in zip(*answers, strict=True)))
 
 
-def _log_probabilities(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+def _logits(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _compared(got: Tensor, final: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    kl = torch.nn.functional.kl_div(got, final, log_target=True, reduction="none").sum(-1)
-    best = got.max(-1)
-    return kl, best.indices, best.values.exp()
+def _compared(logits: Tensor, expected: Tensor, log_expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL, top token and its probability, without writing out the distribution: the vocabulary is the largest axis there is."""
+    normaliser = logits.logsumexp(-1)  # batch pos
+    best = logits.max(-1)
+    cross_entropy = normaliser - (expected.unsqueeze(-2) @ logits.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+    negative_entropy = (expected.unsqueeze(-2) @ log_expected.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+    kl = (cross_entropy + negative_entropy).clamp(min=0)
+    return kl, best.indices, (best.values - normaliser).exp()
