@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,14 +38,14 @@ def _(figure: Heatmap) -> pd.DataFrame:
     }
     if figure.text is not None:
         data["text"] = _texts(np.asarray(figure.text, dtype=object).reshape(-1))
-    return pd.DataFrame(data)
+    return _frame(data)
 
 
 @figure_data.register
 def _(figure: Lines) -> pd.DataFrame:
     columns = ["series", "x", "y", "low", "high"]
     parts = [
-        pd.DataFrame({"series": _texts([name] * len(figure.x)), "x": np.asarray(figure.x), "y": np.asarray(series.y),
+        _frame({"series": _texts([name] * len(figure.x)), "x": np.asarray(figure.x), "y": np.asarray(series.y),
                       "low": np.nan if series.low is None else np.asarray(series.low),
                       "high": np.nan if series.high is None else np.asarray(series.high)})
         for name, series in figure.series.items()
@@ -55,20 +57,20 @@ def _(figure: Lines) -> pd.DataFrame:
 @figure_data.register
 def _(figure: Bars) -> pd.DataFrame:
     ends = {c: np.asarray(getattr(figure, c)) for c in ("low", "high") if getattr(figure, c) is not None}
-    return pd.DataFrame({"label": _texts(figure.labels), "value": np.asarray(figure.values), **ends})
+    return _frame({"label": _texts(figure.labels), "value": np.asarray(figure.values), **ends})
 
 
 @figure_data.register
 def _(figure: Histogram) -> pd.DataFrame:
     edges = np.asarray(figure.edges)
-    return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "count": np.asarray(figure.counts)})
+    return _frame({"from": edges[:-1], "to": edges[1:], "count": np.asarray(figure.counts)})
 
 
 @figure_data.register
 def _(figure: TokenMap) -> pd.DataFrame:
     columns = ["row", "position", "token", "value"]
     parts = [
-        pd.DataFrame({"row": _texts([name] * len(tokens)), "position": np.arange(len(tokens)), "token": _texts(tokens),
+        _frame({"row": _texts([name] * len(tokens)), "position": np.arange(len(tokens)), "token": _texts(tokens),
                       "value": np.asarray(values, dtype=float)})
         for name, (tokens, values) in figure.rows.items()
     ]
@@ -80,7 +82,7 @@ def _(figure: AttentionMap) -> pd.DataFrame:
     queries, keys = len(figure.queries), len(figure.keys)
     columns = ["head", "query", "query_token", "key", "key_token", "value"]
     parts = [
-        pd.DataFrame({
+        _frame({
             "head": _texts([head] * (queries * keys)),
             "query": np.repeat(np.arange(queries), keys),
             "query_token": np.repeat(_texts(figure.queries), keys),
@@ -93,8 +95,12 @@ def _(figure: AttentionMap) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _texts(values) -> np.ndarray:
-    """Labels as objects: text with lone surrogates does not fit the text type of pandas."""
+def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A frame whose labels stay objects: text with lone surrogates does not fit the text type of pandas."""
+    return pd.DataFrame({name: pd.Series(c, dtype=object) if getattr(c, "dtype", None) == object else c for name, c in columns.items()})
+
+
+def _texts(values: Sequence[object]) -> np.ndarray:
     texts = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         texts[i] = str(value)

@@ -24,9 +24,9 @@ _TEMPLATE = """
 <p class="tally">{{ results | length }} {{ "analysis" if results | length == 1 else "analyses" }}:
 {% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}</p>
 <ul class="cards">
-{% for result in cards %}
+{% for result, anchor in cards %}
 <li class="card {{ signs[result.verdict.status][0] }}">
-<div class="card-head">{{ m.badge(result.verdict.status) }}<a href="#{{ anchor[result.analysis] }}">{{ result.title }}</a></div>
+<div class="card-head">{{ m.badge(result.verdict.status) }}<a href="#{{ anchor }}">{{ result.title }}</a></div>
 <p class="claim">{{ result.verdict.claim }}</p>
 {% for evidence in telling(result.verdict.evidence) %}
 <p class="measure"><span class="name">{{ evidence.name }}</span>
@@ -44,10 +44,10 @@ _TEMPLATE = """
 
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
-    first = by_attention(results)[:MOST_CARDS]
-    anchor = {result.analysis: place for result, place in zip(results, anchors(results), strict=True)}
-    context = {"results": results, "cards": first, "more": len(results) - len(first), "tally": counts(results)}
-    return Markup(environment.from_string(_TEMPLATE).render(**context, anchor=anchor, telling=telling))
+    place = {id(result): anchor for result, anchor in zip(results, anchors(results), strict=True)}
+    cards = [(result, place[id(result)]) for result in by_attention(results)[:MOST_CARDS]]
+    context = {"results": results, "cards": cards, "more": len(results) - len(cards), "tally": counts(results), "telling": telling}
+    return Markup(environment.from_string(_TEMPLATE).render(**context))
 
 
 SECTION = Section(name="verdicts", title="Verdict", order=10, html=_html)

@@ -1,0 +1,147 @@
+"""Are a sweep's numbers those of every edit on its own?"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import Transformer, wrap
+from probes import (
+    Edit, SiteError, ablate_heads, intervene, kl_divergence, log_probability, logit_difference, loss, mean, probability, resample, scale, sweep, zero,
+)
+from tests.conftest import hugging_face
+
+METRICS = {
+    "loss": loss(), "difference": logit_difference(3, [4, 5, 6]), "log": log_probability([1, 2, 3]), "probability": probability(3), "kl": kl_divergence(),
+}
+MODELS = {name: wrap(hugging_face(name, i)).requires_grad_(False) for name, i in (("gpt2", 0), ("llama", 1))}
+
+
+def batch(model: Transformer, padding: str) -> tuple:
+    tokens = torch.randint(model.config.d_vocab, (3, 8), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(3, 8, dtype=torch.bool)
+    if padding == "none":
+        return (tokens,)
+    mask[1, (slice(3) if padding == "left" else slice(5, None))] = False
+    return tokens, mask
+
+
+CHANGES = {
+    "zero": lambda inputs: zero(), "scale": lambda inputs: scale(1.5), "mean": lambda inputs: mean(inputs),
+    "resample": lambda inputs: resample(inputs, torch.Generator().manual_seed(0)), "own": lambda inputs: (lambda x: x.flip(-1)),
+}
+
+
+@st.composite
+def cases(draw):
+    model = MODELS[draw(st.sampled_from(sorted(MODELS)))]
+    inputs = batch(model, draw(st.sampled_from(["none", "left", "right"])))
+    names = [name for name in model.sites() if not name.endswith((".scores", ".pattern")) or draw(st.booleans())]
+
+    def edit() -> Edit:
+        name = draw(st.sampled_from(names))
+        kind = draw(st.sampled_from([k for k in CHANGES if k != "own" or not name.endswith(("scores", "pattern"))]))
+        axes = model.sites()[name].axes
+        sizes = {"head": model.config.n_heads, "kv_head": model.config.n_kv_heads}
+        axis = next((a for a in axes if a in sizes), None)
+        heads = [draw(st.integers(0, sizes[axis] - 1))] if axis and draw(st.booleans()) else None
+        positions = draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)) if draw(st.booleans()) else None
+        return Edit(name, CHANGES[kind](inputs), heads=heads, positions=positions)
+
+    edits = [tuple(edit() for _ in range(draw(st.integers(2, 3)))) if draw(st.booleans()) else edit() for _ in range(draw(st.integers(1, 5)))]
+    return model, inputs, edits, draw(st.sampled_from(sorted(METRICS))), draw(st.sampled_from([1, 20_000, 10**9]))
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_equals_each_edit_alone(case) -> None:
+    model, inputs, edits, name, budget = case
+    metric = METRICS[name]
+    table = sweep(model, inputs, edits, metric, budget_bytes=budget)
+    with torch.no_grad():
+        readout = metric.on(model, inputs)
+        read = lambda logits: logits if readout.positions is None else logits[torch.arange(3)[:, None], readout.positions]  # noqa: E731
+        clean = read(model(*inputs))
+        for number, edit in enumerate(edits):
+            with intervene(model, edit):
+                expected = readout.measure(read(model(*inputs)), clean)
+            rows = table[table["edit"] == number].sort_values("example")
+            size = max(1.0, float(expected.nan_to_num().abs().max()))  # an edit of a norm's scale by zero is not a number, alone and in a sweep
+            assert torch.allclose(torch.tensor(rows["edited"].to_numpy()).float(), expected, atol=2e-5 * size, equal_nan=True), (number, edit)
+    assert (table["effect"].isna() | (table["edited"] - table["clean"] == table["effect"])).all()
+    assert not any(site.observed for site in model.sites().values())
+
+
+class Opaque:
+    """A model that cannot be resumed: it offers sites and a call, and nothing else."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.n_heads = model, model.n_heads
+
+    def sites(self):
+        return self.model.sites()
+
+    def __call__(self, *inputs):
+        return self.model(*inputs)
+
+
+def test_models_that_cannot_be_resumed_give_the_same() -> None:
+    model, inputs = MODELS["llama"], batch(MODELS["llama"], "left")
+    edits = ablate_heads(model, mean(inputs))
+    fast, slow = (sweep(m, inputs, edits, loss()) for m in (model, Opaque(model)))
+    pd.testing.assert_frame_equal(fast, slow, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_below_an_edit_are_not_run_again() -> None:
+    model, inputs = MODELS["gpt2"], batch(MODELS["gpt2"], "none")
+    runs = [0] * model.n_layers
+    handles = [block.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1)) for i, block in enumerate(model.blocks)]
+    try:
+        sweep(model, inputs, ablate_heads(model, zero()), loss())
+    finally:
+        for handle in handles:
+            handle.remove()
+    # block i: the clean pass, the pass that keeps its input, and one stacked run for each edited block up to i
+    assert runs == [2 + i + 1 for i in range(model.n_layers)]
+
+
+def test_rows_are_labelled() -> None:
+    model, inputs = MODELS["gpt2"], batch(MODELS["gpt2"], "none")
+    edits = [Edit("blocks.1.hook_mlp_out", zero(), positions=[3]), (Edit("embed", zero()), Edit("blocks.2.attn.z", zero(), heads=[1]))]
+    table = sweep(model, inputs, edits, loss())
+    first, second = table[table["edit"] == 0].iloc[0], table[table["edit"] == 1].iloc[0]
+    assert (first["site"], first["layer"], first["position"]) == ("blocks.1.mlp_out", 1, 3) and pd.isna(first["head"])
+    assert second["site"] == "embed + blocks.2.attn.z" and pd.isna(second["layer"]) and pd.isna(second["head"])
+    assert table["example"].tolist() == [0, 1, 2] * 2
+
+
+def test_mistakes(glasslm: Transformer) -> None:
+    model, inputs = MODELS["gpt2"], batch(MODELS["gpt2"], "none")
+    with pytest.raises(SiteError, match="at least one edit, got none"):
+        sweep(model, inputs, [], loss())
+    with pytest.raises(SiteError, match="no tokenizer to look up ' Mary'"):
+        sweep(model, inputs, ablate_heads(model, zero()), logit_difference(" Mary", " John"))
+    with pytest.raises(SiteError, match=r"'Nantucket' is \d+ tokens .*must be exactly one"):
+        logit_difference("Nantucket", " he").on(glasslm, glasslm.tokenize(["a"]))
+    with pytest.raises(SiteError, match="one for each of the 3 examples, got 2"):
+        logit_difference([1, 2], 3).on(model, inputs)
+    with pytest.raises(SiteError, match="there is no layer 9 with a site attn.z"):
+        ablate_heads(model, zero(), layers=[0, 9])
+    empty = torch.tensor([[True, True], [False, False]])
+    with pytest.raises(SiteError, match="example 1 has no real token"):
+        kl_divergence().on(model, (torch.zeros(2, 2, dtype=torch.long), empty))
+    with pytest.raises(SiteError, match="two real tokens in a row, example 1 has none"):
+        loss().on(model, (torch.zeros(2, 2, dtype=torch.long), empty))
+
+
+def test_loss_is_the_mean_over_real_tokens() -> None:
+    model, inputs = MODELS["llama"], batch(MODELS["llama"], "left")
+    tokens, mask = inputs
+    got = loss()(model, inputs)
+    for row in range(3):
+        words = tokens[row, mask[row]]
+        log_p = model(words[None]).log_softmax(-1)[0, :-1]
+        assert torch.allclose(got[row], -log_p[torch.arange(len(words) - 1), words[1:]].mean(), atol=1e-5)
