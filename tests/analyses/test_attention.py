@@ -9,7 +9,7 @@ import torch
 
 from analyses._corpus import Corpus, Prompt, load_corpus
 from analyses.attention import ANALYSIS, Attention
-from model import Transformer, TransformerConfig, load_model
+from model import Transformer, TransformerConfig
 from probes import Edit, intervene, record
 from reports import AttentionMap, Heatmap, draw
 
@@ -43,9 +43,8 @@ def sink(pattern: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def glasslm() -> tuple[Transformer, Corpus]:
-    model = load_model("glasslm")
-    return model, load_corpus(model)
+def trained(glasslm: Transformer) -> tuple[Transformer, Corpus]:
+    return glasslm, load_corpus(glasslm)
 
 
 def test_finds_exactly_the_planted_heads() -> None:
@@ -80,8 +79,8 @@ def test_finds_a_previous_token_head_made_of_weights() -> None:
     assert heads.distance.tolist() == pytest.approx([1.0, np.mean([i / 2 for i in range(1, 16)])], abs=1e-4)
 
 
-def test_numbers_equal_a_naive_computation(glasslm) -> None:
-    model, corpus = glasslm
+def test_numbers_equal_a_naive_computation(trained) -> None:
+    model, corpus = trained
     tables = Attention(**SMALL).measure(model, corpus)
     with record(model, "blocks.2.attn.pattern") as activations:
         model(corpus.chunks(3, 24))
@@ -114,10 +113,10 @@ def test_missing_numbers_fail_and_draw_nothing() -> None:
     assert result.verdict.status == "fail" and "not numbers" in result.verdict.claim and result.figures == ()
 
 
-def test_an_untrained_model_is_told_from_a_trained_one(glasslm) -> None:
+def test_an_untrained_model_is_told_from_a_trained_one(trained) -> None:
     assert Attention(**SMALL).run(tiny(), corpus_of()).verdict.status == "warn"
     assert "spread evenly" in Attention(**SMALL).run(tiny(), corpus_of()).verdict.claim
-    assert Attention(**SMALL).run(*glasslm).verdict.status == "pass"
+    assert Attention(**SMALL).run(*trained).verdict.status == "pass"
 
 
 def test_heads_that_look_at_one_token_only_are_a_warning() -> None:
@@ -144,8 +143,8 @@ def test_only_sinks_is_inconclusive() -> None:
     assert [draw(figure)[:4] for figure in result.figures]
 
 
-def test_batch_size_changes_nothing_and_a_seed_repeats(glasslm) -> None:
-    first, again, other = (Attention(**SMALL, batch_size=size).measure(*glasslm) for size in (3, 3, 2))
+def test_batch_size_changes_nothing_and_a_seed_repeats(trained) -> None:
+    first, again, other = (Attention(**SMALL, batch_size=size).measure(*trained) for size in (3, 3, 2))
     for name in first:
         pd.testing.assert_frame_equal(first[name].frame, again[name].frame, check_exact=True)
         pd.testing.assert_frame_equal(first[name].frame, other[name].frame, rtol=1e-3, atol=1e-5)
@@ -153,6 +152,8 @@ def test_batch_size_changes_nothing_and_a_seed_repeats(glasslm) -> None:
 
 def test_grouped_query_heads_are_told_apart() -> None:
     model = tiny(n_kv_heads=2, positions="rotary", norm="rms")
+    for block in model.blocks:
+        block.attn.W_Q.weight.mul_(100)  # a random head attends evenly
     heads = Attention(**SMALL).measure(model, corpus_of())["heads"].frame
     assert heads.kv_head.tolist() == [0, 0, 1, 1] * 2 and heads.entropy.nunique() == 8
 
@@ -181,18 +182,18 @@ def test_too_little_is_inconclusive(n_ctx: int, n_tokens: int, claim: str) -> No
     assert result.verdict.status == "inconclusive" and claim in result.verdict.claim
 
 
-def test_special_tokens_are_not_drawn(glasslm) -> None:
+def test_special_tokens_are_not_drawn(trained) -> None:
     from analyses._attention_scores import drawable, repeated_tokens
 
-    ids = drawable(glasslm[0])
+    ids = drawable(trained[0])
     assert not {0, 2, 3} & set(ids) and len(ids) == 1021
     tokens = repeated_tokens(ids, 5, 16, seed=3)
     assert torch.equal(tokens[:, :16], tokens[:, 16:]) and all(len(set(row.tolist())) == 16 for row in tokens)
     assert not torch.equal(tokens, repeated_tokens(ids, 5, 16, seed=4))
 
 
-def test_figures_are_drawn_from_tables_alone(glasslm) -> None:
-    model, corpus = glasslm
+def test_figures_are_drawn_from_tables_alone(trained) -> None:
+    model, corpus = trained
     tables = Attention(**SMALL).measure(model, corpus)
     figures = {figure.name: figure for figure in Attention(**SMALL).draw(tables)}
     shown = figures["flagged-heads"]
@@ -205,9 +206,8 @@ def test_figures_are_drawn_from_tables_alone(glasslm) -> None:
     assert all(draw(figure).startswith("<svg") or "<svg" in draw(figure) for figure in figures.values())
 
 
-def test_a_long_prompt_is_cut() -> None:
-    model = load_model("glasslm")
-    corpus = load_corpus(model)
+def test_a_long_prompt_is_cut(trained) -> None:
+    model, corpus = trained
     corpus = Corpus(text=corpus.text, text_source="", prompts=(Prompt(prompt="said Alice " * 20),), prompts_source="", tokens=corpus.tokens)
     assert len(Attention(**SMALL).measure(model, corpus)["tokens"].frame) <= 48
 
@@ -222,8 +222,7 @@ def test_bad_parameters_are_refused(field: str, value: float, message: str) -> N
         ANALYSIS(**{field: value})
 
 
-def test_smollm2_has_the_previous_token_head_that_is_known() -> None:
-    model = load_model("smollm2")
-    heads = Attention(n_chunks=1, length=16, n_sequences=2, period=16).measure(model, load_corpus(model))["heads"].frame
+def test_smollm2_has_the_previous_token_head_that_is_known(smollm2: Transformer) -> None:
+    heads = Attention(n_chunks=1, length=16, n_sequences=2, period=16).measure(smollm2, load_corpus(smollm2))["heads"].frame
     best = heads.loc[heads.previous_token.idxmax()]
     assert (best.layer, best["head"]) == (16, 0) and best.previous_token > 0.8

@@ -9,7 +9,7 @@ import torch
 
 from analyses._corpus import Corpus, load_corpus
 from analyses.residual_stream import ANALYSIS, ResidualStream
-from model import Transformer, TransformerConfig, load_model
+from model import Transformer, TransformerConfig
 from probes import Edit, intervene, record, scale, zero
 from reports import Heatmap, draw
 
@@ -41,9 +41,8 @@ def plant(dimension: int, value: float):
 
 
 @pytest.fixture(scope="module")
-def glasslm() -> tuple[Transformer, Corpus]:
-    model = load_model("glasslm")
-    return model, load_corpus(model)
+def trained(glasslm: Transformer) -> tuple[Transformer, Corpus]:
+    return glasslm, load_corpus(glasslm)
 
 
 def test_names_the_planted_massive_activation_and_nothing_else() -> None:
@@ -99,8 +98,8 @@ def test_silent_blocks_change_nothing() -> None:
     assert lens.kl_mean.max() < 1e-5 and lens.agreement.eq(1).all()
 
 
-def test_numbers_equal_a_naive_computation(glasslm) -> None:
-    model, corpus = glasslm
+def test_numbers_equal_a_naive_computation(trained) -> None:
+    model, corpus = trained
     tables = ResidualStream(**SMALL).measure(model, corpus)
     with record(model, ["blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post", "blocks.*.attn_out", "blocks.*.mlp_out"]) as activations:
         model(corpus.chunks(4, 12))
@@ -122,8 +121,8 @@ def test_numbers_equal_a_naive_computation(glasslm) -> None:
         assert scales.gain_min == pytest.approx(model.blocks[layer].ln1.gain.min().item())
 
 
-def test_the_last_state_is_the_models_own_answer(glasslm) -> None:
-    model, corpus = glasslm
+def test_the_last_state_is_the_models_own_answer(trained) -> None:
+    model, corpus = trained
     tables = ResidualStream(**SMALL).measure(model, corpus)
     last = tables["lens"].frame.query("state == 4")
     assert last.kl_mean.eq(0).all() and last.agreement.eq(1).all()
@@ -134,8 +133,8 @@ def test_the_last_state_is_the_models_own_answer(glasslm) -> None:
     np.testing.assert_allclose(shown.probability, best.values, rtol=1e-5)
 
 
-def test_batch_size_changes_nothing_and_runs_repeat(glasslm) -> None:
-    first, again, other = (ResidualStream(**SMALL | {"batch_size": size}).measure(*glasslm) for size in (3, 3, 1))
+def test_batch_size_changes_nothing_and_runs_repeat(trained) -> None:
+    first, again, other = (ResidualStream(**SMALL | {"batch_size": size}).measure(*trained) for size in (3, 3, 1))
     for name in set(first) - {"gates"}:
         pd.testing.assert_frame_equal(first[name].frame, again[name].frame, check_exact=True)
         pd.testing.assert_frame_equal(first[name].frame, other[name].frame, rtol=1e-4, atol=1e-5)
@@ -177,8 +176,8 @@ def test_too_little_is_inconclusive(n_ctx: int, n_tokens: int) -> None:
     assert result.verdict.status == "inconclusive" and "fewer than 4 tokens" in result.verdict.claim and result.figures == ()
 
 
-def test_figures_are_drawn_from_tables_alone(glasslm) -> None:
-    tables = ResidualStream(**SMALL).measure(*glasslm)
+def test_figures_are_drawn_from_tables_alone(trained) -> None:
+    tables = ResidualStream(**SMALL).measure(*trained)
     figures = {figure.name: figure for figure in ResidualStream(**SMALL).draw(tables)}
     grid = figures["logit-lens-example"]
     assert isinstance(grid, Heatmap) and grid.values.shape[0] == 5 and grid.text is not None
@@ -195,8 +194,7 @@ def test_bad_parameters_are_refused(field: str, value: float, message: str) -> N
         ANALYSIS(**{field: value})
 
 
-def test_smollm2_has_the_massive_activation_that_is_known() -> None:
-    model = load_model("smollm2")
-    massive = ResidualStream(n_chunks=1, length=24, n_lens_chunks=1).measure(model, load_corpus(model))["massive"].frame.iloc[0]
+def test_smollm2_has_the_massive_activation_that_is_known(smollm2: Transformer) -> None:
+    massive = ResidualStream(n_chunks=1, length=24, n_lens_chunks=1).measure(smollm2, load_corpus(smollm2))["massive"].frame.iloc[0]
     assert (massive.position, massive.dimension, massive.first_state, massive.last_state) == (0, 507, 12, 28)
     assert massive.value_median == pytest.approx(23000, rel=0.03)
