@@ -89,9 +89,10 @@ def _four_digits(value: float) -> str:
 
 
 def with_unit(value: float, unit: str) -> str:
-    """A number and its unit; the unit "1" (ratios, probabilities) is not written.
+    """A number and its unit; not after NaN, and not the unit "1" (ratios, probabilities).
 
     >>> with_unit(0.5, "nats"), with_unit(0.5, "1")
     ('0.5 nats', '0.5')
     """
-    return f"{format_number(value)} {visible_label(unit)}" if unit not in ("", "1") else format_number(value)
+    number = format_number(value)
+    return number if unit in ("", "1") or number == "NaN" else f"{number} {visible_label(unit)}"

@@ -11,7 +11,7 @@ from reports.drawing.canvas import BLUE, FONT, GREY, INK, MUTED, RED, SMALL, axe
 from reports.figures import Bars
 from reports.text import format_number, visible_label
 
-_WIDTH, _MOST_LYING, _ROW = 620, 40, 22
+_WIDTH, _MOST_LYING, _ROW = 520, 40, 22
 
 
 def picture(figure: Bars) -> str:
@@ -24,7 +24,7 @@ def picture(figure: Bars) -> str:
 
 
 def _lying(figure: Bars, values: np.ndarray, missing: int) -> str:
-    labels = labels_of(figure.labels, 32)
+    labels = labels_of(figure.labels, 28)
     left = 14 + max(text_width(label) for label in labels)
     height = 10 + _ROW * values.size + 44
 

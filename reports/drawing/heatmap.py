@@ -14,7 +14,7 @@ from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_o
 from reports.figures import Heatmap
 from reports.text import shortened, visible_label
 
-_NARROW, _WIDE, _BESIDE = 620, 940, 104
+_NARROW, _WIDE, _BESIDE = 520, 940, 104
 _CELL_TEXT = 10.0
 
 
@@ -47,7 +47,7 @@ def _plan(figure: Heatmap, rows: int, columns: int) -> _Plan:
     wide = columns > 24 or max(inside) * columns > _NARROW - left - _BESIDE
     room = (_WIDE if wide else _NARROW) - left - _BESIDE
     cell_width = min(96.0, room / columns)
-    cell_height = 28.0 if rows <= 10 else max(18.0 if rows <= 40 else 2.0, min(18.0, 620 / rows))
+    cell_height = 26.0 if rows <= 10 else max(15.0 if rows <= 40 else 2.0, min(18.0, 620 / rows))
     longest = max(text_width(label) for label in lower)
     turned = longest + 8 > cell_width and longest > 3.5 * SMALL
     return _Plan(left, cell_width, cell_height, 36 + (longest if turned else 14), turned)

@@ -18,7 +18,7 @@ def picture(figure: Histogram) -> str:
     if not finite.any():
         return nothing_to_draw(figure, f"nothing to draw: none of {counts.size} bins has a count and finite edges")
     left_out = int((~finite).sum())
-    width, plot_height = 620, 230
+    width, plot_height = 520, 220
     height = 12 + plot_height + 48 + (18 if left_out else 0)
 
     def paint(canvas: Canvas) -> None:

@@ -8,13 +8,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from reports.drawing.canvas import FONT, PALETTE, SMALL, axes, labels_of, nothing_to_draw, svg, text_width, write
 from reports.figures import Lines, Series
 from reports.text import format_number, visible_label
 
-_WIDTH, _PLOT, _LEFT, _RIGHT = 620, 260, 74, 16
+_WIDTH, _PLOT, _LEFT, _RIGHT = 520, 240, 70, 16
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -92,6 +92,9 @@ def _scales(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Serie
         if logarithmic:
             getattr(plot, f"set_{side}scale")("log")
         axis = getattr(plot, f"{side}axis")
+        if logarithmic and side == "x" and len(set(x)) <= 8:
+            axis.set_major_locator(FixedLocator(sorted(set(x[x > 0]))))
+            axis.set_minor_locator(NullLocator())
         if not logarithmic:
             whole = side == "x" and np.array_equal(x[np.isfinite(x)], np.round(x[np.isfinite(x)]))
             axis.set_major_locator(MaxNLocator(7, integer=whole))

@@ -76,7 +76,7 @@ def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, 
     size = (12, length) if upright else (length, 12)
     bitmap(canvas, left, top, *size, scale.colors(steps[::-1, None] if upright else steps[None, :]), smooth=True)
     bar.set(xlim=(0, 1), ylim=(0, 1))
-    shares = np.linspace(0, 1, 5 if length > 90 else 3)
+    shares = np.linspace(0, 1, 3 if length <= 90 else 6 if scale.root else 5)
     marks = [scale.low + (scale.high - scale.low) * share ** (2 if scale.root else 1) for share in shares]
     texts = [format_number(float(f"{mark:.3g}")) for mark in marks]
     texts[0], texts[-1] = ("≤ " if scale.below else "") + texts[0], ("≥ " if scale.above else "") + texts[-1]

@@ -31,8 +31,8 @@ _TEMPLATE = """
 {% for evidence in telling(result.verdict.evidence) %}
 <p class="measure"><span class="name">{{ evidence.name }}</span>
 <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>
-{% if evidence.relation %}<span class="bound">must be {{ evidence.relation | relation }} {{ evidence.threshold | number }}</span>{% endif %}
-{% if evidence.where %}<span class="where">at {{ evidence.where }}</span>{% endif %}</p>
+<span class="bound">{% if evidence.relation %}must be {{ evidence.relation | relation }} {{ evidence.threshold | with_unit(evidence.unit) }}{% endif %}
+{{ " · " if evidence.relation and evidence.where }}{{ evidence.where }}</span></p>
 {% endfor %}
 {% if result.verdict.why %}<p class="why">{{ result.verdict.why }}</p>{% endif %}
 </li>
