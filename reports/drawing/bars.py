@@ -88,7 +88,7 @@ def _value_axis(plot: Axes, figure: Bars, side: str, low: np.ndarray, high: np.n
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"))))
     least, most = min(0.0, low.min(), filled.min()), max(0.0, high.max(), filled.max())
     room = (most - least) or 1.0
-    getattr(plot, f"set_{side}lim")(least - (0.14 * room if least < 0 else 0), most + (0.14 * room if most > 0 or least == 0 else 0))
+    getattr(plot, f"set_{side}lim")(least - (0.2 * room if least < 0 else 0), most + (0.14 * room if most > 0 or least == 0 else 0))
     getattr(plot, f"set_{side}label")(visible_label(figure.unit) if figure.unit not in ("", "1") else "value", size=FONT)
     (plot.axvline if side == "x" else plot.axhline)(0, color=MUTED, linewidth=0.9)
     plot.tick_params(axis="y" if side == "x" else "x", length=0)
