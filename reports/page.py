@@ -58,7 +58,7 @@ def page(results: Sequence[Result], *, title: str, run: Mapping[str, Any] | None
     run["provenance"] = vars(provenance) if isinstance(provenance, Provenance) else provenance
     run["missing"] = [name for name in run.get("analyses", ()) if name not in {result.analysis for result in results}]
     run["title"], run["state"] = title, run.get("state", "complete")
-    environment = _environment()
+    environment = page_environment()
     sections = discover()
     parts = [(section, section.html(run, results, environment)) for section in sections]
     links = [link for section in sections for link in section.navigation(results)]
@@ -87,7 +87,8 @@ def _policy(style: str, script: str) -> str:
             "base-uri 'none'; form-action 'none'")
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """The jinja2 environment of the page: autoescape on, unknown names are errors, every value made visible before it is escaped."""
     environment = Environment(
         loader=DictLoader({name: _asset(name) for name in ("page.html", "macros.html")}),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown_value,

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from reports.drawing.bitmap import bitmap
-from reports.drawing.canvas import INK, MUTED, SMALL, axes, every, nothing_to_draw, svg, text_width, write
+from reports.drawing.bitmap import bitmap, condensed
+from reports.drawing.canvas import INK, MUTED, SMALL, axes, every, nothing_to_draw, numbers, svg, text_width, write
 from reports.drawing.scale import Scale, color_bar, missing_key, scale_of
 from reports.figures import AttentionMap
 from reports.text import shortened, visible_label, visible_token
@@ -42,7 +42,7 @@ class _Grid:
 def picture(figure: AttentionMap) -> str:
     """The heads as SVG, tokens at the sides up to 40 of them, positions above; at most 48 heads, and the picture says so."""
     heads = list(figure.patterns)[:_MOST_HEADS]
-    values = [np.asarray(figure.patterns[head], dtype=float) for head in heads]
+    values = [numbers(figure.patterns[head]) for head in heads]
     if not heads or values[0].size == 0:
         return nothing_to_draw(figure, f"nothing to draw: {len(heads)} heads, {len(figure.queries)} queries × {len(figure.keys)} keys")
     everything = np.concatenate([v.reshape(-1) for v in values])
@@ -57,7 +57,7 @@ def picture(figure: AttentionMap) -> str:
     def paint(canvas: Canvas) -> None:
         shown = scale or Scale(low=0, high=1, signed=False, missing=True)
         for i, (head, pattern) in enumerate(zip(heads, values, strict=True)):
-            _panel(canvas, figure, grid, i, head, shown(pattern))
+            _panel(canvas, figure, grid, i, head, shown(condensed(pattern, grid.side_x, grid.side_y)))
         beside = grid.width - _BESIDE + 12
         length = min(240.0, grid.side_y)
         if scale is not None:
@@ -96,7 +96,7 @@ def _panel(canvas: Canvas, figure: AttentionMap, grid: _Grid, i: int, head: str,
     write(canvas, left, top - 9, shortened(visible_label(figure.notes.get(head, "")), fitting), size=SMALL - 1)
     panel = axes(canvas, left, top, grid.side_x, grid.side_y)
     bitmap(canvas, left, top, grid.side_x, grid.side_y, colors)
-    panel.set(xlim=(-0.5, colors.shape[1] - 0.5), ylim=(colors.shape[0] - 0.5, -0.5))
+    panel.set(xlim=(-0.5, len(figure.keys) - 0.5), ylim=(len(figure.queries) - 0.5, -0.5))
     panel.spines[:].set(visible=True, linewidth=0.5)
     panel.tick_params(length=0 if grid.named else 2, labelsize=_TOKEN)
     _ticks(panel, "x", figure.keys, grid, grid.side_x)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.drawing.canvas import BLUE, FONT, GREY, INK, MUTED, RED, SMALL, axes, every, labels_of, nothing_to_draw, svg, text_width, write
+from reports.drawing.canvas import BLUE, FONT, GREY, INK, MUTED, RED, SMALL, axes, every, labels_of, nothing_to_draw, numbers, svg, text_width, write
 from reports.figures import Bars
 from reports.text import format_number, visible_label
 
@@ -16,7 +16,7 @@ _WIDTH, _MOST_LYING, _ROW = 520, 40, 22
 
 def picture(figure: Bars) -> str:
     """The bars as SVG: lying up to 40 labels, upright above."""
-    values = np.asarray(figure.values, dtype=float)
+    values = numbers(figure.values)
     if not np.isfinite(values).any():
         return nothing_to_draw(figure, f"nothing to draw: none of {values.size} bars has a value")
     missing = int((~np.isfinite(values)).sum())
@@ -77,7 +77,7 @@ def _ends(figure: Bars, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     filled = np.where(np.isfinite(values), values, 0.0)
     ends = []
     for given in (figure.low, figure.high):
-        end = filled if given is None else np.asarray(given, dtype=float)
+        end = filled if given is None else numbers(given)
         ends.append(np.where(np.isfinite(end) & np.isfinite(values), end, filled))
     return ends[0], ends[1]
 
@@ -88,7 +88,8 @@ def _value_axis(plot: Axes, figure: Bars, side: str, low: np.ndarray, high: np.n
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"))))
     least, most = min(0.0, low.min(), filled.min()), max(0.0, high.max(), filled.max())
     room = (most - least) or 1.0
-    getattr(plot, f"set_{side}lim")(least - (0.2 * room if least < 0 else 0), most + (0.14 * room if most > 0 or least == 0 else 0))
+    below, above = (0.2 * room if least < 0 else 0), (0.14 * room if most > 0 or least == 0 else 0)  # for the numbers at the ends
+    getattr(plot, f"set_{side}lim")(least - below, most + above)
     getattr(plot, f"set_{side}label")(visible_label(figure.unit) if figure.unit not in ("", "1") else "value", size=FONT)
     (plot.axvline if side == "x" else plot.axhline)(0, color=MUTED, linewidth=0.9)
     plot.tick_params(axis="y" if side == "x" else "x", length=0)
@@ -98,7 +99,7 @@ def _write_values(plot: Axes, values: np.ndarray, low: np.ndarray, high: np.ndar
     for at, (value, least, most) in enumerate(zip(values, low, high, strict=True)):
         rightwards = not value < 0
         end = max(value, most) if rightwards else min(value, least)
-        text = format_number(float(f"{value:.3g}")) if np.isfinite(value) else f"{format_number(float(value))}: no value"
+        text = format_number(float(f"{value:.3g}")) if np.isfinite(value) else "NaN: no value" if np.isnan(value) else f"{format_number(float(value))}: beyond the axis"
         offset = (5 if rightwards else -5, 0)
         plot.annotate(text, (end if np.isfinite(end) else 0.0, at), xytext=offset, textcoords="offset points", size=SMALL - 0.5,
                       color=INK, va="center", ha="left" if rightwards else "right")

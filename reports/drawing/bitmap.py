@@ -12,17 +12,12 @@ import zlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-_ENOUGH = 3
-"""Pixels per CSS pixel beyond which a grid is averaged."""
+_ENOUGH = 2
+"""Values per CSS pixel beyond which a grid is averaged."""
 
 
 def bitmap(canvas: Canvas, left: float, top: float, width: float, height: float, colors: np.ndarray, *, smooth: bool = False) -> None:
     """Put Float[rows, columns, 4] colours, 0 to 1, at a place given in CSS pixels; they lie behind everything else."""
-    colors = np.asarray(colors, dtype=float)
-    for axis, pixels in ((0, height), (1, width)):
-        together = -(-colors.shape[axis] // max(1, int(_ENOUGH * pixels)))
-        if together > 1:
-            colors = _averaged(colors, axis, together)
     sharp = not smooth and colors.shape[0] <= height and colors.shape[1] <= width
     style = ' style="image-rendering:pixelated"' if sharp else ""
     data = base64.b64encode(png(np.round(colors[..., :3] * 255).astype(np.uint8))).decode("ascii")
@@ -37,12 +32,21 @@ def bitmaps_of(canvas: Canvas) -> list[str]:
     return canvas.prosect_bitmaps
 
 
-def _averaged(colors: np.ndarray, axis: int, together: int) -> np.ndarray:
-    starts = np.arange(0, colors.shape[axis], together)
-    sizes = np.diff(np.append(starts, colors.shape[axis]))
-    shape = [1] * colors.ndim
-    shape[axis] = -1
-    return np.add.reduceat(colors, starts, axis=axis) / sizes.reshape(shape)
+def condensed(values: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Float[rows, columns] with at most two values per CSS pixel: neighbours are averaged, those without a value left out.
+
+    >>> condensed(np.arange(12.0).reshape(1, 12), width=2, height=1)
+    array([[ 1.,  4.,  7., 10.]])
+    """
+    for axis, pixels in ((0, height), (1, width)):
+        together = -(-values.shape[axis] // max(1, int(_ENOUGH * pixels)))
+        if together > 1:
+            starts = np.arange(0, values.shape[axis], together)
+            there = ~np.isnan(values)
+            count = np.add.reduceat(there, starts, axis=axis, dtype=float)
+            total = np.add.reduceat(np.where(there, values, 0.0), starts, axis=axis)
+            values = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return values
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -52,7 +56,8 @@ def png(pixels: np.ndarray) -> bytes:
     b'\\x89PNG\\r\\n\\x1a\\n'
     """
     rows, columns, _ = pixels.shape
-    palette, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    codes, index = np.unique(pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32), return_inverse=True)
+    palette = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1).astype(np.uint8)
     few = len(palette) <= 256
     body = index.reshape(rows, columns).astype(np.uint8) if few else pixels.reshape(rows, columns * 3)
     unfiltered = np.hstack([np.zeros((rows, 1), dtype=np.uint8), body]).tobytes()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
@@ -45,7 +46,7 @@ _STYLE = {
 def svg(figure: Figure, width: float, height: float, paint: Callable[[Canvas], None]) -> str:
     """The SVG document, `width` × `height` CSS pixels, that `paint` fills."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw it, not matplotlib
+        warnings.simplefilter("ignore", UserWarning)  # glyphs that the reader's fonts draw, axes that hold a single point
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         canvas = Canvas(figsize=(width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH), dpi=_PIXELS_PER_INCH)
@@ -81,6 +82,17 @@ def write(canvas: Canvas, left: float, top: float, text: str, *, size: float = S
     """One line of text whose middle line is at `top` CSS pixels."""
     all_width, all_height = canvas.get_size_inches() * _PIXELS_PER_INCH
     canvas.text(left / all_width, 1 - top / all_height, text, size=size, color=color, **{"va": "center", "ha": "left", **kinds})
+
+
+def numbers(values: object) -> np.ndarray:
+    """The values as Float[...] that matplotlib can lay out: beyond 1e100 is infinity, within 1e-100 of zero is zero.
+
+    >>> numbers([1.5, 1e300, 1e-300, float("nan")])
+    array([1.5, inf, 0. , nan])
+    """
+    floats = np.asarray(values, dtype=float)
+    size = np.abs(floats)
+    return np.where(size < 1e-100, 0.0, np.where(size > 1e100, np.copysign(np.inf, floats), floats))
 
 
 def nothing_to_draw(figure: Figure, why: str) -> str:

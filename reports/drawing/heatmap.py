@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from reports.drawing.bitmap import bitmap
-from reports.drawing.canvas import FONT, SMALL, axes, every, labels_of, nothing_to_draw, svg, text_width
+from reports.drawing.bitmap import bitmap, condensed
+from reports.drawing.canvas import FONT, SMALL, axes, every, labels_of, nothing_to_draw, numbers, svg, text_width
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of
 from reports.figures import Heatmap
 from reports.text import shortened, visible_label
 
 _NARROW, _WIDE, _BESIDE = 520, 940, 104
-_CELL_TEXT = 10.0
+_CELL_TEXT, _MOST_TEXTS = 10.0, 2500
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Plan:
 
 def picture(figure: Heatmap) -> str:
     """The heatmap as SVG. A map of any size is one embedded bitmap of at most the picture's resolution."""
-    values = np.asarray(figure.values, dtype=float)
+    values = numbers(figure.values)
     if values.size == 0:
         return nothing_to_draw(figure, f"nothing to draw: {values.shape[0]} rows × {values.shape[1]} columns")
     plan = _plan(figure, *values.shape)
@@ -47,7 +47,7 @@ def _plan(figure: Heatmap, rows: int, columns: int) -> _Plan:
     wide = columns > 24 or max(inside) * columns > _NARROW - left - _BESIDE
     room = (_WIDE if wide else _NARROW) - left - _BESIDE
     cell_width = min(96.0, room / columns)
-    cell_height = 26.0 if rows <= 10 else max(15.0 if rows <= 40 else 2.0, min(18.0, 620 / rows))
+    cell_height = 26.0 if rows <= 10 else 15.0 if rows <= 40 else min(15.0, 640 / rows)
     longest = max(text_width(label) for label in lower)
     turned = longest + 8 > cell_width and longest > 3.5 * SMALL
     return _Plan(left, cell_width, cell_height, 36 + (longest if turned else 14), turned)
@@ -59,10 +59,10 @@ def _paint(canvas: Canvas, figure: Heatmap, values: np.ndarray, plan: _Plan) -> 
     grid = axes(canvas, plan.left, 10, width, height)
     scale = scale_of(values, figure.signed, figure.low, figure.high)
     shown = scale or Scale(low=0, high=1, signed=figure.signed, missing=True)
-    bitmap(canvas, plan.left, 10, width, height, shown(values))
+    bitmap(canvas, plan.left, 10, width, height, shown(condensed(values, width, height)))
     grid.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     _label(grid, figure, plan, width, height)
-    if figure.text is not None:
+    if figure.text is not None and values.size <= _MOST_TEXTS:
         _write_cells(grid, np.asarray(figure.text, dtype=object), shown(values), plan)
     if scale is not None:
         color_bar(canvas, scale, figure.unit, plan.left + width + 16, 10, height - (26 if scale.missing and height > 70 else 0), upright=True)
@@ -85,7 +85,7 @@ def _label(grid: Axes, figure: Heatmap, plan: _Plan, width: float, height: float
 
 def _write_cells(grid: Axes, text: np.ndarray, colors: np.ndarray, plan: _Plan) -> None:
     fitting = int((plan.cell_width - 4) / (0.6 * _CELL_TEXT))
-    if fitting < 2 or plan.cell_height < _CELL_TEXT + 2 or text.size > 2500:
+    if fitting < 2 or plan.cell_height < _CELL_TEXT + 2 :
         return  # the cells are too small for text; the CSV file has it
     inks = ink_on(colors.reshape(-1, 4))
     for i, (cell, ink) in enumerate(zip(text.reshape(-1), inks, strict=True)):

@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from reports.drawing.canvas import BLUE, FONT, axes, nothing_to_draw, svg, write
+from reports.drawing.canvas import BLUE, FONT, axes, nothing_to_draw, numbers, svg, write
 from reports.figures import Histogram
 from reports.text import format_number, visible_label
 
 
 def picture(figure: Histogram) -> str:
     """The histogram as SVG; bins with an infinite edge or a missing count are named below, not drawn."""
-    counts, edges = np.asarray(figure.counts, dtype=float), np.asarray(figure.edges, dtype=float)
+    counts, edges = numbers(figure.counts), numbers(figure.edges)
     finite = np.isfinite(edges[:-1]) & np.isfinite(edges[1:]) & np.isfinite(counts)
     if not finite.any():
         return nothing_to_draw(figure, f"nothing to draw: none of {counts.size} bins has a count and finite edges")

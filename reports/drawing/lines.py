@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from reports.drawing.canvas import FONT, PALETTE, SMALL, axes, labels_of, nothing_to_draw, svg, text_width, write
+from reports.drawing.canvas import FONT, PALETTE, SMALL, axes, labels_of, nothing_to_draw, numbers, svg, text_width, write
 from reports.figures import Lines, Series
 from reports.text import format_number, visible_label
 
@@ -20,7 +20,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 def picture(figure: Lines) -> str:
     """The lines as SVG."""
-    x = np.asarray(figure.x, dtype=float)
+    x = numbers(figure.x)
     series = {name: _floats(one) for name, one in figure.series.items()}
     drawn = {name: np.isfinite(one.y) & np.isfinite(x) for name, one in series.items()}
     if not any(mask.any() for mask in drawn.values()):
@@ -46,7 +46,7 @@ def picture(figure: Lines) -> str:
 
 def _floats(series: Series) -> Series:
     parts = {"y": series.y, "low": series.low, "high": series.high}
-    return Series(**{name: None if part is None else np.asarray(part, dtype=float) for name, part in parts.items()})
+    return Series(**{name: None if part is None else numbers(part) for name, part in parts.items()})
 
 
 def _legend_size(names: list[str]) -> tuple[int, int]:
@@ -65,7 +65,7 @@ def _unhidden(label: str) -> str:
 def _plot(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]) -> None:
     colors = [PALETTE[i % len(PALETTE)] for i in range(len(series))]
     if len(series) > len(PALETTE):  # many lines are an ordered family, such as layers
-        colors = [matplotlib.colormaps["viridis"](share) for share in np.linspace(0.08, 0.88, len(series))]
+        colors = [matplotlib.colormaps["viridis"](share) for share in np.linspace(0.22, 0.86, len(series))]
     for i, (color, one) in enumerate(zip(colors, series.values(), strict=True)):
         dashes = _DASHES[(i % len(PALETTE)) % len(_DASHES)] if 1 < len(series) <= len(PALETTE) else "-"
         plot.plot(x, one.y, color=color, linewidth=1.8, linestyle=dashes, marker="o" if figure.markers else None, markersize=4)

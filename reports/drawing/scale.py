@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from reports.drawing.bitmap import bitmap
-from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, write
+from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, numbers, write
 from reports.text import format_number, visible_label
 
 
@@ -51,6 +51,7 @@ def scale_of(values: np.ndarray, signed: bool, low: float | None = None, high: f
     if finite.size == 0:
         return None
     least, most = float(finite.min()), float(finite.max())
+    low, high = (end if end is not None and np.isfinite(numbers(end)) else None for end in (low, high))
     if signed:
         ends = [abs(end) for end in (low, high) if end is not None] or [-least, most]
         bound = max(max(ends), 0.0) or 1.0

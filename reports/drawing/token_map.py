@@ -10,7 +10,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from reports.drawing.canvas import FONT, INK, SMALL, axes, nothing_to_draw, svg, text_width, write
+from reports.drawing.canvas import FONT, INK, SMALL, axes, nothing_to_draw, numbers, svg, text_width, write
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of
 from reports.figures import TokenMap
 from reports.text import shortened, visible_label, visible_token
@@ -32,7 +32,7 @@ class _Box:
 
 def picture(figure: TokenMap) -> str:
     """The text as SVG. Of a row longer than 400 tokens the first 400 are drawn, and the picture says so."""
-    everything = [np.asarray(values, dtype=float) for _, values in figure.rows.values()]
+    everything = [numbers(values) for _, values in figure.rows.values()]
     if not everything or sum(map(len, everything)) == 0:
         return nothing_to_draw(figure, "nothing to draw: there is no token")
     scale = scale_of(np.concatenate(everything), figure.signed)

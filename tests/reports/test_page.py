@@ -1,0 +1,294 @@
+"""Is the page whole, safe against the text it shows, and the same every time?"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import (
+    STATUSES, Bars, Column, Evidence, StoreError, Table, Verdict, content_hash, load_result, page, render, save_result, save_run,
+)
+from reports.text import visible_text
+from tests.reports.samples import HOSTILE, WORDS, provenance, result, table
+
+ROOT = Path(__file__).parents[2]
+LINKS = {"href", "src", "srcset", "action", "formaction", "data", "poster", "background", "xlink:href", "ping", "cite"}
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Parsed(HTMLParser):
+    """A page as its elements, in order: (tag, attributes), the text of each kind of element, and whether every element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.inside: list[str] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        assert len({name for name, _ in attributes}) == len(attributes), f"an attribute of {tag} stands twice"
+        self.elements.append((tag, {name: value or "" for name, value in attributes}))
+        if tag in {"td", "th", "a"}:
+            self.handle_data(" ")  # cells and links stand apart
+        if tag not in VOID:
+            self.inside.append(tag)
+            self.text.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag):
+        assert self.inside and self.inside[-1] == tag, f"</{tag}> closes {self.inside[-1:]}"
+        self.inside.pop()
+
+    def handle_data(self, data):
+        for tag in set(self.inside):
+            self.text[tag][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def checked(html: str) -> Parsed:
+    """The parsed page, after everything that holds for every page."""
+    html.encode("utf-8")
+    parsed = Parsed(html)
+    assert parsed.inside == []
+    tags = [tag for tag, _ in parsed.elements]
+    assert not set(tags) & {"iframe", "object", "embed", "base", "form", "svg", "math", "video", "audio", "template"}
+    for tag, attributes in parsed.elements:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
+        for name in LINKS & attributes.keys():
+            assert attributes[name].startswith(("#", "data:image/svg+xml;base64,", "data:text/csv;", "data:,")), (tag, name, attributes[name][:60])
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in parsed.all("a") if a["href"].startswith("#")} <= set(ids)
+    assert_policy(html, parsed)
+    for image in parsed.all("img"):
+        assert image["alt"].strip()
+        ET.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+    headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
+    return parsed
+
+
+def assert_policy(html: str, parsed: Parsed) -> None:
+    """The policy comes first in head, and allows exactly the one style and the one script."""
+    assert parsed.elements[2][0] == "meta" and parsed.elements[2][1]["http-equiv"] == "Content-Security-Policy"
+    scripts, styles = re.findall(r"<script>(.*?)</script>", html, re.S), re.findall(r"<style>(.*?)</style>", html, re.S)
+    assert len(scripts) == len(styles) == 1 == len(parsed.all("script")) == len(parsed.all("style"))
+    script, style = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (scripts[0], styles[0]))
+    assert parsed.elements[2][1]["content"] == (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'")
+
+
+def data_of(link: str) -> bytes:
+    return base64.b64decode(link.partition(",")[2], validate=True)
+
+
+@pytest.fixture(scope="module")
+def harmless() -> Parsed:
+    return checked(page([result()], title="t", run={"state": "complete"}))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_text_everywhere(text, harmless):
+    """Through every place that takes text; the page has the elements of the harmless one, and shows the text as it is."""
+    run = {"state": "complete", "parameters": {text: text}, "provenance": dataclasses.asdict(provenance(text))}
+    parsed = checked(page([result(text)], title=text, run=run))
+    tags = lambda p: {tag for tag, _ in p.elements}  # noqa: E731
+    assert tags(parsed) == tags(harmless)
+    assert len(parsed.all("script")) == 1
+    shown = visible_text(text).replace("\n", " ")
+    for tag in ("title", "h1", "h3", "figcaption", "p", "dd", "dt", "td", "summary", "code", "li"):
+        assert any(shown in one for one in parsed.text[tag]), tag
+    assert all(shown in image["alt"] for image in parsed.all("img"))
+    for link in parsed.all("a"):
+        if "download" in link:
+            assert re.fullmatch(r"[A-Za-z0-9._-]+\.csv", link["download"])
+
+
+def test_the_detectors_of_this_test_are_awake():
+    """Positive control: what the page must not hold is noticed."""
+    whole = page([result()], title="t")
+    for planted in ("<script>alert(1)</script>", '<p onclick="x()">a</p>', '<p style="color:red">a</p>', '<img src="https://example.org/x.png" alt="a">',
+                    '<a href="javascript:alert(1)">a</a>', "<b>", '<base href="x">'):
+        with pytest.raises(AssertionError):
+            checked(whole.replace("</main>", planted + "</main>"))
+    with pytest.raises(AssertionError):
+        checked(whole.replace("script-src 'sha256-", "script-src 'unsafe-inline' 'sha256-"))
+
+
+def test_a_run_renders_to_the_same_bytes_in_fresh_processes(tmp_path):
+    code = ("import sys; from reports import *; from tests.reports.samples import *; from pathlib import Path; f = Path(sys.argv[1]);"
+            "save_run(f, {'title': 't', 'state': 'complete', 'analyses': ['b', 'a'], 'provenance': provenance()});"
+            "[save_result(result(analysis=n), f / n) for n in 'ab']; render(f)")
+    for seed in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / seed], cwd=ROOT, env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "PATH": ""},
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = ({str(p.relative_to(tmp_path / s)): p.read_bytes() for p in (tmp_path / s).rglob("*") if p.is_file()} for s in ("1", "2"))
+    assert one == two and "report.html" in one
+    html = one["report.html"].decode()
+    assert html.index('id="analysis-b"') < html.index('id="analysis-a"')
+
+
+def test_a_saved_run_shows_what_the_run_in_memory_shows(tmp_path):
+    results = [result(analysis="b"), result("other", analysis="a")]
+    run = {"title": "t", "state": "complete", "analyses": ["b", "a"], "parameters": {"z": 1, "a": (2,)}, "provenance": provenance()}
+    save_run(tmp_path, run)
+    for one in results:
+        save_result(one, tmp_path / one.analysis)
+    assert render(tmp_path) == tmp_path / "report.html"
+    assert (tmp_path / "report.html").read_text() == page(results, title="t", run=run)
+    assert content_hash(results) == content_hash([load_result(tmp_path / one.analysis) for one in results])
+
+
+def test_an_interrupted_run_says_so_on_top(tmp_path):
+    save_run(tmp_path, {"state": "incomplete", "analyses": ["done", "never-ran"], "provenance": provenance()})
+    save_result(result(analysis="done"), tmp_path / "done")
+    html = render(tmp_path).read_text()
+    parsed = checked(html)
+    assert any("This run is incomplete. Not finished: never-ran." in " ".join(one.split()) for one in parsed.text["p"])
+    assert html.index("This run is incomplete") < html.index('id="verdicts"')
+    assert "This run is incomplete" not in page([result()], title="t", run={"state": "complete", "analyses": ["head-ablation"]})
+
+
+def test_a_run_without_any_result_renders(tmp_path):
+    save_run(tmp_path, {"state": "incomplete", "analyses": ["first"]})
+    assert "No analysis has finished." in render(tmp_path).read_text()
+    checked(page([], title="t"))
+
+
+def test_a_broken_result_is_an_error_not_a_shorter_page(tmp_path):
+    save_run(tmp_path, {"state": "complete", "analyses": ["a"]})
+    save_result(result(analysis="a"), tmp_path / "a")
+    (tmp_path / "a/tables/zeta.parquet").write_bytes(b"")
+    with pytest.raises(StoreError, match="zeta.parquet was cut or changed"):
+        render(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_results_without_figures_tables_notes_or_limits():
+    bare = result(figures=(), tables={}, notes={}, limits="", parameters={}, verdict=Verdict(status="pass", claim="All is well."))
+    parsed = checked(page([bare], title="t", run={"state": "complete"}))
+    assert parsed.all("img") == [] and parsed.all("table") == []
+    assert any("No analysis states a limit." in one for one in parsed.text["p"])
+
+
+def test_the_cards_show_failures_first_and_at_most_eight():
+    results = [result(f"claim {s}", analysis=s.replace(" ", "-"), figures=(), verdict=Verdict(status=s, claim=f"claim {s}")) for s in reversed(STATUSES)]
+    html = page(results, title="t")
+    parsed = checked(html)
+    cards = [" ".join(one.split()) for tag, one in zip(parsed.all("li"), parsed.text["li"], strict=True) if "card" in tag.get("class", "").split()]
+    assert [re.match(r"\S (.+?) claim", card)[1] for card in cards] == [
+        "fail", "gate failed", "warn", "refuted", "conditional", "inconclusive", "unresolved", "confirmed"]
+    assert "and 1 more" in html
+    assert "and 1 more" not in page(results[:8], title="t")
+
+
+def test_a_card_says_what_was_measured_against_which_bound_and_where():
+    evidence = (Evidence(name="kept", measured=1.0, unit="nats", threshold=2.0, relation="<="),
+                Evidence(name="broken", measured=0.62, unit="nats", threshold=0.3, relation="<", where="L16H0", source="the null"),
+                Evidence(name="unjudged", measured=3, unit="heads"))
+    html = page([result(verdict=Verdict(status="warn", claim="c", evidence=evidence), figures=(), tables={})], title="t")
+    parsed = checked(html)
+    said = [" ".join(one.split()) for one in parsed.text["p"]]
+    assert "broken 0.62 nats must be < 0.3 nats · L16H0" in said
+    assert said.index("broken 0.62 nats must be < 0.3 nats · L16H0") < said.index("kept 1 nats must be ≤ 2 nats")
+    assert not any(one.startswith("unjudged") for one in said)
+    rows = [" ".join(one.split()) for one in parsed.text["tr"]]
+    assert "kept 1 nats ≤ 2 nats ✓ kept" in rows
+    assert "broken 0.62 nats < 0.3 nats ✕ broken L16H0 the null" in rows
+    assert "unjudged 3 heads reported only" in rows
+
+
+def test_a_missing_measurement_is_neither_kept_nor_broken():
+    evidence = (Evidence(name="gap", measured=float("nan"), unit="nats", threshold=0.1, relation="<"),)
+    parsed = checked(page([result(verdict=Verdict(status="inconclusive", claim="c", evidence=evidence))], title="t"))
+    assert "gap NaN < 0.1 nats" in [" ".join(one.split()) for one in parsed.text["tr"]]
+
+
+def test_the_strip_and_the_provenance_say_what_was_run():
+    html = page([result()], title="t", run={"provenance": provenance(command="prosect report --model x")})
+    parsed = checked(html)
+    strip = dict(zip(parsed.text["dt"], parsed.text["dd"], strict=True))
+    assert strip["shape"] == "2 layers × 4 heads" and strip["KV heads"] == "2" and strip["tokens"] == "12,345"
+    assert strip["content hash"] == content_hash([result()])[:16]
+    assert strip["corpus.tokens"] == "12345" and strip["git_dirty"] == "yes" and strip["seed"] == "7"
+    assert "prosect report --model x" in parsed.text["code"]
+    assert content_hash([result()]) in html
+
+
+def csv_links(html: str) -> dict[str, bytes]:
+    return {a["download"]: data_of(a["href"]) for a in Parsed(html).all("a") if "download" in a}
+
+
+def test_every_figure_and_table_can_be_taken_along():
+    links = csv_links(page([result()], title="t"))
+    assert sorted(links) == sorted(f"head-ablation-{n}.csv" for n in ("alpha", "attention-map", "bars", "heatmap", "histogram", "lines", "token-map", "zeta"))
+    frame = pd.read_csv(io.BytesIO(links["head-ablation-zeta.csv"]))
+    pd.testing.assert_frame_equal(frame, table().frame.astype({"token": frame["token"].dtype}))
+    assert links["head-ablation-zeta.csv"].decode().splitlines()[2] == "word,NaN,1,False"
+
+
+def test_a_long_table_is_cut_and_says_so():
+    frame = pd.DataFrame({"x": np.arange(200_000) / 7})
+    long = Table(frame=frame, columns={"x": Column(unit="nats", meaning="m")}, caption="c")
+    html = page([result(tables={"long": long}, figures=())], title="t")
+    assert "The first 20 of 200,000 rows are shown." in html
+    content = csv_links(html)["head-ablation-long.csv"]
+    assert 200_000 < len(content) <= 250_000 and content.endswith(b"\n")
+    rows = len(content.decode().splitlines()) - 1
+    assert f"the first {rows:,} of 200,000 rows; all of them are in head-ablation/tables/long.parquet" in html
+    assert len(html) < 500_000
+
+
+def test_a_figure_with_too_many_values_says_where_they_are():
+    from tests.contracts.test_every_figure import heatmap
+    html = page([result(figures=(heatmap(np.zeros((300, 300))),))], title="t")
+    assert "too many values for this page: they are in head-ablation/figures/h.npz" in html
+
+
+def hash_with(**changes) -> str:
+    return content_hash([result(**changes)])
+
+
+def test_the_content_hash_follows_what_was_asked_and_answered():
+    changed = table().frame.assign(count=[1, 2, 4])
+    base = hash_with()
+    assert len(base) == 64
+    assert hash_with(parameters={"metric": "other"}) != base
+    assert hash_with(analysis="other") != base
+    assert hash_with(verdict=Verdict(status="pass", claim="word")) != base
+    assert hash_with(tables={"zeta": dataclasses.replace(table(), frame=changed), "alpha": table(rows=0)}) != base
+    assert content_hash([result(), result()]) != base
+
+
+def test_the_content_hash_leaves_out_times_pictures_and_words():
+    measured = [table(rows=n, measurement=True) for n in (2, 3)]
+    tables = [{"zeta": table(), "alpha": table(rows=0), "timing": m} for m in measured]
+    assert hash_with(tables=tables[0]) == hash_with(tables=tables[1]) == hash_with()
+    bars = Bars(name="bars", **WORDS, labels=["a"], values=np.array([1.0]), unit="ms")
+    assert hash_with(figures=(bars,)) == hash_with()
+    assert hash_with(title="other", notes={}, provenance=provenance(command="elsewhere")) == hash_with()
+
+
+def test_without_a_script_nothing_is_missing():
+    """The theme button works only with the script, so it is hidden until the script shows it; everything else is in the HTML."""
+    html = page([result()], title="t")
+    button, = checked(html).all("button")
+    assert "hidden" in button
+    assert "localStorage" not in html and "innerHTML" not in html and "eval(" not in html and "fetch(" not in html
