@@ -194,11 +194,11 @@ class Attention(Analysis):
         if heads.previous_token.notna().any():
             count = {column: int((heads[column] > self.threshold).sum()) for column in JUDGED}
             previous, induction = (figures.best(heads, column) for column in ("previous_token", "induction_without_first"))
-            parts.append(f"of {len(heads)} heads, {count['previous_token']} have a previous-token score above {self.threshold} (best {previous}) and {count['induction_without_first']} "
-                         f"an induction score above it without the first token (best {induction}), {count['induction']} with it")
-        parts.append(f"on average over texts {heads.sink_share.mean():.1%} of the heads give the first token more than {self.sink_threshold} of their attention")
+            kinds = f"{count['previous_token']} of {len(heads)} heads look at the previous token (best {previous}) and {count['induction_without_first']} are induction heads (best {induction})"
+            parts.append(kinds)
+        parts.append(f"{heads.sink_share.mean():.0%} sink into the first token")
         claim = "; ".join(parts)
-        return claim[0].upper() + claim[1:] + "."
+        return claim[0].upper() + claim[1:] + "."  # counts and thresholds stand in the evidence
 
 
 def _flagged(heads: pd.DataFrame) -> pd.DataFrame:

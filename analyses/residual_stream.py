@@ -128,15 +128,15 @@ class ResidualStream(Analysis):
             return "No activation is massive."
         top = massive.iloc[0]
         more = f" (and {len(massive) - 1} more)" if len(massive) > 1 else ""
-        return (f"One scalar is massive: dimension {int(top.dimension)} at position {int(top.position)} is about {top.value_median:,.0f} after {int(top.first_state)} to {int(top.last_state)} of "
-                f"{int(tables['states'].frame.state.max())} blocks, up to {top.ratio:,.0f} times the median magnitude{more}.")
+        blocks = f"after {int(top.first_state)} to {int(top.last_state)} of {int(tables['states'].frame.state.max())} blocks"
+        return f"One scalar is massive: dimension {int(top.dimension)} at position {int(top.position)} is about {top.value_median:,.0f} {blocks}{more}."
 
     def _course_claim(self, tables: Tables) -> str:
         growth = _version(tables["growth"].frame).iloc[0]
         lens = _version(tables["lens"].frame)
         half = lens[lens.agreement >= 0.5].state.min()
-        grows = f"the norm changes by {growth.rate - 1:+.1%} per block (R² {growth.r2_exponential:.2f}) and " if np.isfinite(growth.rate) else ""
-        return f"Away from the sink positions {grows}the logit lens agrees with the answer at half of the tokens after {int(half)} of {int(lens.state.max())} blocks."
+        grows = f"the norm changes by {growth.rate - 1:+.0%} per block and " if np.isfinite(growth.rate) else ""
+        return f"Away from the sink positions {grows}the logit lens names half of the answers after {int(half)} of {int(lens.state.max())} blocks."
 
     def _described(self, tables: Tables) -> list[Evidence]:
         """The numbers of the claim; none of them is held against a threshold but the definition of a massive activation."""
