@@ -78,8 +78,16 @@ def load(request: Request) -> tuple[Transformer, Corpus]:
     """The model and the corpus of a request. Raises Mistake."""
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
         model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype))
+    _warm_up(model)
     with mistakes(ValueError, OSError):
         return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))
+
+
+@torch.no_grad()
+def _warm_up(model: Transformer) -> None:
+    """Spend the first parallel attention of the process on nothing: with two threads it now and then rounds otherwise than
+    all later ones do (seen with torch 2.13 on MKL), and two runs of one command are to agree in every byte."""
+    model(torch.zeros(4, min(16, model.config.n_ctx), dtype=torch.long, device=model.W_E.weight.device))
 
 
 def execute(request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False) -> Path:
