@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses._corpus import Corpus
 from analyses._intervals import bootstrap_mean
 from model import State, Transformer
 from probes import record
@@ -83,8 +82,16 @@ def on_text(model: Transformer, tokens: Int[Tensor, "batch pos"], *, batch_size:
         for version, entropy in entropies.items():
             rows[layer].setdefault(version, []).append(_numpy(entropy).ravel())
         sinks = sink_score(pattern, length=sink_length)
-        values = [*(entropy.nanmean(-1) for entropy in entropies.values()), first_token_mass(pattern), sinks, (sinks > sink_threshold).to(sinks.dtype),
-                  mean_distance(pattern), mean_distance(pattern, without_first=True), previous_token_score(pattern), previous_token_score(pattern, without_first=True)]
+        values = [
+            *(entropy.nanmean(-1) for entropy in entropies.values()),
+            first_token_mass(pattern),
+            sinks,
+            (sinks > sink_threshold).to(sinks.dtype),
+            mean_distance(pattern),
+            mean_distance(pattern, without_first=True),
+            previous_token_score(pattern),
+            previous_token_score(pattern, without_first=True),
+        ]
         return dict(zip(TEXT, values, strict=True))
 
     scores, row_sum, hidden, _ = _run(model, tokens, batch_size, look)
@@ -97,15 +104,23 @@ def on_random_tokens(model: Transformer, tokens: Int[Tensor, "batch pos"], *, ba
     period = tokens.shape[1] // 2
 
     def look(layer: int, pattern: Tensor, tokens: Tensor) -> Scores:
-        values = [score for without_first in (False, True) for score in (
-            previous_token_score(pattern, without_first=without_first), induction_score(pattern, period, without_first=without_first),
-            duplicate_token_score(pattern, period, without_first=without_first))]
+        values = [
+            score
+            for without_first in (False, True)
+            for score in (
+                previous_token_score(pattern, without_first=without_first),
+                induction_score(pattern, period, without_first=without_first),
+                duplicate_token_score(pattern, period, without_first=without_first),
+            )
+        ]
         names = [f"{name}{ending}" for ending in ("", "_without_first") for name in ("previous_token", "induction", "duplicate_token")]
         return dict(zip(names, values, strict=True)) | {"prefix_matching": prefix_matching_score(pattern, tokens)}
 
     scores, row_sum, hidden, losses = _run(model, tokens, batch_size, look, lambda state, batch: token_losses(model.finish(state), batch))
     halves = {"first": losses[:, : period - 1], "second": losses[:, period:]}
-    return Measured({name: scores[name] for name in RANDOM}, row_sum, hidden, losses={half: (float(x.mean()), x.size) for half, x in halves.items()})
+    return Measured(
+        {name: scores[name] for name in RANDOM}, row_sum, hidden, losses={half: (float(x.mean()), x.size) for half, x in halves.items()}
+    )
 
 
 def repeated_tokens(drawable: Sequence[int], n_sequences: int, period: int, *, seed: int) -> Int[Tensor, "batch pos"]:
@@ -142,7 +157,9 @@ def heads_of(measured: dict[str, Float[np.ndarray, "layer head example"]], *, n_
     return pd.DataFrame(columns)
 
 
-def patterns_of(model: Transformer, tokens: Int[Tensor, "1 pos"], heads: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Float[np.ndarray, "query key"]]:
+def patterns_of(
+    model: Transformer, tokens: Int[Tensor, "1 pos"], heads: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Float[np.ndarray, "query key"]]:
     """The patterns of some (layer, head) on one sequence."""
     if not heads:
         return {}
@@ -152,7 +169,11 @@ def patterns_of(model: Transformer, tokens: Int[Tensor, "1 pos"], heads: Sequenc
 
 
 def _run(
-    model: Transformer, tokens: Tensor, batch_size: int, look: Callable[[int, Tensor, Tensor], Scores], end: Callable[[State, Tensor], Tensor] | None = None,
+    model: Transformer,
+    tokens: Tensor,
+    batch_size: int,
+    look: Callable[[int, Tensor, Tensor], Scores],
+    end: Callable[[State, Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, np.ndarray], float, float, np.ndarray | None]:
     """`look` at every layer's patterns in turn, and at the `end` at the last state. Scores, the two gates, what `end` gave, by example."""
     collected: list[list[dict[str, np.ndarray]]] = []  # batch, layer
@@ -171,7 +192,9 @@ def _run(
         if end is not None:
             ends.append(_numpy(end(state, batch)))
     names = collected[0][0]
-    scores = {name: np.stack([np.concatenate([batch[layer][name] for batch in collected]).T for layer in range(model.n_layers)]) for name in names}
+    scores = {
+        name: np.stack([np.concatenate([batch[layer][name] for batch in collected]).T for layer in range(model.n_layers)]) for name in names
+    }
     return scores, float(np.max(row_sums)), float(np.max(hidden)), np.concatenate(ends) if ends else None
 
 

@@ -56,7 +56,9 @@ def measure_stream(model: Transformer, tokens: Int[Tensor, "batch pos"], *, batc
     """Everything about the stream, a batch of texts at a time: only one batch's states exist at once."""
     parts = [_batch(model, batch, sink_factor) for batch in tokens.split(batch_size)]
     joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts], axis=-2) for f in fields(Stream) if f.name != "massive"}
-    massive = [MassiveActivation(**vars(one) | {"example": one.example + k * batch_size}) for k, part in enumerate(parts) for one in part.massive]
+    massive = [
+        MassiveActivation(**vars(one) | {"example": one.example + k * batch_size}) for k, part in enumerate(parts) for one in part.massive
+    ]
     return Stream(**joined, massive=tuple(massive))
 
 
@@ -76,19 +78,26 @@ def _batch(model: Transformer, tokens: Int[Tensor, "batch pos"], sink_factor: fl
     stack = torch.stack(states)
     norms = _exact(stack).norm(dim=-1)
     return Stream(
-        norm=_numpy(norms), largest=np.stack([_numpy(largest_share(stack, k)) for k in SHARES], axis=1),
+        norm=_numpy(norms),
+        largest=np.stack([_numpy(largest_share(stack, k)) for k in SHARES], axis=1),
         **{name: np.stack([_numpy(block[name]) for block in blocks]) for name in ("attn", "mlp", "cosine", "rounding")},
-        scale=_numpy(torch.stack(scales)), sinks=sink_positions(norms, factor=sink_factor).cpu().numpy(), massive=tuple(massive_activations(stack)),
+        scale=_numpy(torch.stack(scales)),
+        sinks=sink_positions(norms, factor=sink_factor).cpu().numpy(),
+        massive=tuple(massive_activations(stack)),
     )
 
 
-def _block(resid_pre: Tensor, attn_out: Tensor, resid_mid: Tensor, mlp_out: Tensor, resid_post: Tensor) -> dict[str, Float[Tensor, "batch pos"]]:
+def _block(
+    resid_pre: Tensor, attn_out: Tensor, resid_mid: Tensor, mlp_out: Tensor, resid_post: Tensor
+) -> dict[str, Float[Tensor, "batch pos"]]:
     """What one block adds, against what it is added to."""
     wide = torch.float32 if resid_pre.device.type == "mps" else torch.float64  # no doubles there
     exact_sum = resid_pre.to(wide) + attn_out.to(wide) + mlp_out.to(wide)
     before, attn, mlp = (part.norm(dim=-1) for part in (resid_pre, attn_out, mlp_out))
     return {
-        "attn": attn / before, "mlp": mlp / resid_mid.norm(dim=-1), "cosine": F.cosine_similarity(resid_pre, resid_post, dim=-1),
+        "attn": attn / before,
+        "mlp": mlp / resid_mid.norm(dim=-1),
+        "cosine": F.cosine_similarity(resid_pre, resid_post, dim=-1),
         "rounding": (resid_post.to(wide) - exact_sum).norm(dim=-1) / (before + attn + mlp),
     }
 
@@ -102,7 +111,12 @@ def states_frame(stream: Stream) -> pd.DataFrame:
             shares = {f"top_{k}": _quantile(share[chosen], 0.5) for k, share in zip(SHARES, largest, strict=True)}
             values = norm[chosen]
             log = np.log(values) if values.size and values.min() > 0 else np.array([])
-            rows.append({"state": state, "positions": version, "n_tokens": values.size} | _spread("norm", values) | {"norm_max": _quantile(values, 1.0), "mean_log_norm": log.mean() if log.size else np.nan} | shares)
+            rows.append(
+                {"state": state, "positions": version, "n_tokens": values.size}
+                | _spread("norm", values)
+                | {"norm_max": _quantile(values, 1.0), "mean_log_norm": log.mean() if log.size else np.nan}
+                | shares
+            )
     return pd.DataFrame(rows)
 
 
@@ -125,7 +139,9 @@ def positions_frame(stream: Stream) -> pd.DataFrame:
     n_states, _, n_positions = stream.norm.shape
     state, position = np.meshgrid(np.arange(n_states), np.arange(n_positions), indexing="ij")
     sinks = np.broadcast_to(stream.sinks.sum(0), state.shape)
-    return pd.DataFrame({"state": state.ravel(), "position": position.ravel(), "norm": np.median(stream.norm, axis=1).ravel(), "n_sinks": sinks.ravel()})
+    return pd.DataFrame(
+        {"state": state.ravel(), "position": position.ravel(), "norm": np.median(stream.norm, axis=1).ravel(), "n_sinks": sinks.ravel()}
+    )
 
 
 def norms_frame(model: Transformer, stream: Stream) -> pd.DataFrame:
@@ -137,14 +153,19 @@ def norms_frame(model: Transformer, stream: Stream) -> pd.DataFrame:
         layer = int(name.split(".")[1]) if "." in name else model.n_layers
         for version in VERSIONS:
             values = scale[stream.over(version)]
-            rows.append({"norm": name, "layer": layer, "positions": version} | {f"scale_{word}": _quantile(values, q) for word, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))}
-                        | {f"gain_{word}": _quantile(gain, q) for word, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))})
+            rows.append(
+                {"norm": name, "layer": layer, "positions": version}
+                | {f"scale_{word}": _quantile(values, q) for word, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))}
+                | {f"gain_{word}": _quantile(gain, q) for word, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))}
+            )
     return pd.DataFrame(rows)
 
 
 def growth_frame(states: pd.DataFrame) -> pd.DataFrame:
     """The growth of the norm with depth, in both versions."""
-    return pd.DataFrame([{"positions": version} | vars(fit_growth(states.mean_log_norm[states.positions == version].to_numpy())) for version in VERSIONS])
+    return pd.DataFrame(
+        [{"positions": version} | vars(fit_growth(states.mean_log_norm[states.positions == version].to_numpy())) for version in VERSIONS]
+    )
 
 
 def massive_frame(stream: Stream) -> pd.DataFrame:
@@ -154,9 +175,23 @@ def massive_frame(stream: Stream) -> pd.DataFrame:
     rows = []
     for (position, dimension), group in found.groupby(["position", "dimension"]):
         largest = float(group.value.loc[group.value.abs().idxmax()])
-        rows.append((position, dimension, group.state.min(), group.state.max(), group.state.nunique(), group.example.nunique(), float(group.value.median()), largest, float(group.ratio.max())))
+        rows.append(
+            (
+                position,
+                dimension,
+                group.state.min(),
+                group.state.max(),
+                group.state.nunique(),
+                group.example.nunique(),
+                float(group.value.median()),
+                largest,
+                float(group.ratio.max()),
+            )
+        )
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.sort_values(["n_texts", "n_states", "position", "dimension"], ascending=[False, False, True, True], kind="stable", ignore_index=True)
+    return frame.sort_values(
+        ["n_texts", "n_states", "position", "dimension"], ascending=[False, False, True, True], kind="stable", ignore_index=True
+    )
 
 
 def lens_frame(model: Transformer, tokens: Int[Tensor, "batch pos"], sinks: Bool[np.ndarray, "example pos"]) -> pd.DataFrame:
@@ -169,8 +204,11 @@ def lens_frame(model: Transformer, tokens: Int[Tensor, "batch pos"], sinks: Bool
         for version in VERSIONS:
             chosen = over(sinks, version)
             n = int(chosen.sum())
-            rows.append({"state": state, "positions": version, "n_tokens": n, "kl_mean": float(kl[state][chosen].mean()) if n else np.nan} | _spread("kl", kl[state][chosen])
-                        | {"agreement": float(agrees[state][chosen].mean()) if n else np.nan})
+            rows.append(
+                {"state": state, "positions": version, "n_tokens": n, "kl_mean": float(kl[state][chosen].mean()) if n else np.nan}
+                | _spread("kl", kl[state][chosen])
+                | {"agreement": float(agrees[state][chosen].mean()) if n else np.nan}
+            )
     return pd.DataFrame(rows)
 
 
@@ -180,8 +218,16 @@ def lens_prompt_frame(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> pd.Da
     n_states, _, n_positions = lens.top_token.shape
     seen, said = texts(model, tokens[0]), texts(model, lens.top_token.flatten())
     state, position = np.meshgrid(np.arange(n_states), np.arange(n_positions), indexing="ij")
-    return pd.DataFrame({"state": state.ravel(), "position": position.ravel(), "token": [seen[i] for i in position.ravel()], "top_token": said,
-                         "probability": _numpy(lens.top_probability).ravel(), "kl": _numpy(lens.kl).ravel()})
+    return pd.DataFrame(
+        {
+            "state": state.ravel(),
+            "position": position.ravel(),
+            "token": [seen[i] for i in position.ravel()],
+            "top_token": said,
+            "probability": _numpy(lens.top_probability).ravel(),
+            "kl": _numpy(lens.kl).ravel(),
+        }
+    )
 
 
 def texts(model: Transformer, tokens: Int[Tensor, "pos"]) -> list[str]:

@@ -20,7 +20,19 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analyses import _attention_figures as figures
-from analyses._attention_scores import RANDOM, TEXT, WITH_INTERVAL, Measured, drawable, heads_of, nothing, on_random_tokens, on_text, patterns_of, repeated_tokens
+from analyses._attention_scores import (
+    RANDOM,
+    TEXT,
+    WITH_INTERVAL,
+    Measured,
+    drawable,
+    heads_of,
+    nothing,
+    on_random_tokens,
+    on_text,
+    patterns_of,
+    repeated_tokens,
+)
 from analyses._contract import Analysis, Tables, table
 from analyses._corpus import Corpus
 from model import Transformer
@@ -34,13 +46,20 @@ COLLAPSED, UNIFORM = 0.05, 0.95
 """normalised entropy below and above which a head is called so: conventions of this analysis, no published value exists"""
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 ROLES = {
-    "previous_token": "previous token", "induction_without_first": "induction", "duplicate_token_without_first": "duplicate token",
-    "sink_score": "sink", "entropy_normalised_without_first": "broadest", "distance_without_first": "farthest",
+    "previous_token": "previous token",
+    "induction_without_first": "induction",
+    "duplicate_token_without_first": "duplicate token",
+    "sink_score": "sink",
+    "entropy_normalised_without_first": "broadest",
+    "distance_without_first": "farthest",
 }
 """Score → what the head with the largest is shown as; the entropy is normalised, the distance in tokens, both without the first token."""
 JUDGED = {
-    "previous_token": "previous-token score", "previous_token_without_first": "previous-token score without the first token", "induction": "induction score",
-    "induction_without_first": "induction score without the first token", "duplicate_token": "duplicate-token score",
+    "previous_token": "previous-token score",
+    "previous_token_without_first": "previous-token score without the first token",
+    "induction": "induction score",
+    "induction_without_first": "induction score without the first token",
+    "duplicate_token": "duplicate-token score",
 }
 
 
@@ -93,7 +112,14 @@ class Attention(Analysis):
     """sequences per forward pass: bounds the memory"""
 
     def __post_init__(self) -> None:
-        for name, least in (("n_chunks", 1), ("length", SHORTEST), ("n_sequences", 1), ("period", SHORTEST), ("sink_length", 1), ("batch_size", 1)):
+        for name, least in (
+            ("n_chunks", 1),
+            ("length", SHORTEST),
+            ("n_sequences", 1),
+            ("period", SHORTEST),
+            ("sink_length", 1),
+            ("batch_size", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("threshold", "sink_threshold"):
@@ -109,39 +135,97 @@ class Attention(Analysis):
             example = _example(model, corpus)
             patterns = patterns_of(model, example, [(row.layer, row.index) for row in flagged.itertuples(index=False)])
         return {
-            "heads": _heads_table(heads), "layers": _layers_table(text), "gates": _gates_table([text, random], model.W_E.weight.dtype),
-            "repeats": table(pd.DataFrame([{"half": half, "loss": loss, "n_tokens": n} for half, (loss, n) in random.losses.items()], columns=["half", "loss", "n_tokens"]),
-                             "Does the model use the repetition? Mean loss on repeated random tokens.", half=("", "first or second occurrence"),
-                             loss=("nats", "mean cross-entropy of the next token"), n_tokens=("tokens", "tokens predicted")),
-            "flagged": table(flagged.rename(columns={"index": "head"}), "The heads whose patterns are kept.", label=("", "layer and head"), layer=("", "block"),
-                             head=("", "head in its layer"), why=("", "what it is the extreme of")),
+            "heads": _heads_table(heads),
+            "layers": _layers_table(text),
+            "gates": _gates_table([text, random], model.W_E.weight.dtype),
+            "repeats": table(
+                pd.DataFrame(
+                    [{"half": half, "loss": loss, "n_tokens": n} for half, (loss, n) in random.losses.items()],
+                    columns=["half", "loss", "n_tokens"],
+                ),
+                "Does the model use the repetition? Mean loss on repeated random tokens.",
+                half=("", "first or second occurrence"),
+                loss=("nats", "mean cross-entropy of the next token"),
+                n_tokens=("tokens", "tokens predicted"),
+            ),
+            "flagged": table(
+                flagged.rename(columns={"index": "head"}),
+                "The heads whose patterns are kept.",
+                label=("", "layer and head"),
+                layer=("", "block"),
+                head=("", "head in its layer"),
+                why=("", "what it is the extreme of"),
+            ),
             "patterns": _patterns_table(patterns),
-            "tokens": table(pd.DataFrame({"position": range(example.shape[1]), "token": _texts(model, example)}), "The example, as the model saw it.", position=("", "position"), token=("", "text of the token")),
+            "tokens": table(
+                pd.DataFrame({"position": range(example.shape[1]), "token": _texts(model, example)}),
+                "The example, as the model saw it.",
+                position=("", "position"),
+                token=("", "text of the token"),
+            ),
         }
 
     def judge(self, tables: Tables) -> Verdict:
         gates, heads = tables["gates"].frame, tables["heads"].frame
         if gates.empty:
-            return Verdict(status="inconclusive", claim=f"Nothing was measured: neither the text nor half the context holds {SHORTEST} tokens.")
-        evidence = [Evidence(name=g.gate, measured=g.measured, unit="1", threshold=g.bound, relation="<=", source="algebra: a row of a causal pattern is a probability; the bound is rounding")
-                    for g in gates.itertuples(index=False)]
+            return Verdict(
+                status="inconclusive", claim=f"Nothing was measured: neither the text nor half the context holds {SHORTEST} tokens."
+            )
+        evidence = [
+            Evidence(
+                name=g.gate,
+                measured=g.measured,
+                unit="1",
+                threshold=g.bound,
+                relation="<=",
+                source="algebra: a row of a causal pattern is a probability; the bound is rounding",
+            )
+            for g in gates.itertuples(index=False)
+        ]
         if gates.measured.isna().any():
             return Verdict(status="fail", claim="The attention patterns hold values that are not numbers.")
         broken = gates[gates.measured > gates.bound]
         if not broken.empty:
             gate = broken.iloc[0]
-            return Verdict(status="fail", claim=f"The patterns are not probabilities over earlier tokens: {gate.gate} is {gate.measured:.2g}, of which rounding explains at most {gate.bound:.0e}.", evidence=tuple(evidence))
+            return Verdict(
+                status="fail",
+                claim=f"The patterns are not probabilities over earlier tokens: {gate.gate} is {gate.measured:.2g}, of which rounding explains at most {gate.bound:.0e}.",
+                evidence=tuple(evidence),
+            )
         entropy = heads.entropy_normalised_without_first.dropna()
         if entropy.empty:
-            return Verdict(status="inconclusive", claim="No head has a defined entropy on text: there is no text of "
-                           f"{SHORTEST} tokens, or nothing beside the first token is attended to.", evidence=tuple(evidence))
+            return Verdict(
+                status="inconclusive",
+                claim="No head has a defined entropy on text: there is no text of "
+                f"{SHORTEST} tokens, or nothing beside the first token is attended to.",
+                evidence=tuple(evidence),
+            )
         shares = {f"below {COLLAPSED}": float((entropy < COLLAPSED).mean()), f"above {UNIFORM}": float((entropy > UNIFORM).mean())}
-        evidence += [Evidence(name=f"share of heads with normalised entropy {side}, without the first token", measured=share, unit="1", threshold=0.5, relation="<", source="convention of this analysis")
-                     for side, share in shares.items()]
+        evidence += [
+            Evidence(
+                name=f"share of heads with normalised entropy {side}, without the first token",
+                measured=share,
+                unit="1",
+                threshold=0.5,
+                relation="<",
+                source="convention of this analysis",
+            )
+            for side, share in shares.items()
+        ]
         collapsed, uniform = (share >= 0.5 for share in shares.values())
-        state = "most heads look at a single token even without the first one" if collapsed else "most heads spread evenly over all tokens, as in an untrained model" if uniform else ""
-        return Verdict(status="warn" if state else "pass", claim=self._claim(heads, state), evidence=(*evidence, *self._described(tables)),
-                       why="An attention sink makes idle heads look sharp and hides induction: only the scores without the first token tell them apart.")
+        state = (
+            "most heads look at a single token even without the first one"
+            if collapsed
+            else "most heads spread evenly over all tokens, as in an untrained model"
+            if uniform
+            else ""
+        )
+        return Verdict(
+            status="warn" if state else "pass",
+            claim=self._claim(heads, state),
+            evidence=(*evidence, *self._described(tables)),
+            why="An attention sink makes idle heads look sharp and hides induction: only the scores without the first token tell them apart.",
+        )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         if tables["gates"].frame.measured.isna().any():
@@ -151,8 +235,16 @@ class Attention(Analysis):
     def notes(self, model: Transformer, corpus: Corpus) -> Mapping[str, str]:
         plan = self._plan(model, corpus)
         holds = f"the context holds {model.config.n_ctx}"
-        text = f"{plan.n_chunks} chunks of {plan.length} tokens, nothing prepended" if plan.length >= SHORTEST else f"none of {SHORTEST} tokens"
-        random = f"{self.n_sequences} sequences of 2 × {plan.period} tokens, special tokens excluded" if plan.period >= SHORTEST else f"none with a period of {SHORTEST} tokens"
+        text = (
+            f"{plan.n_chunks} chunks of {plan.length} tokens, nothing prepended"
+            if plan.length >= SHORTEST
+            else f"none of {SHORTEST} tokens"
+        )
+        random = (
+            f"{self.n_sequences} sequences of 2 × {plan.period} tokens, special tokens excluded"
+            if plan.period >= SHORTEST
+            else f"none with a period of {SHORTEST} tokens"
+        )
         if plan.length < self.length:
             text += f"; asked for {self.length}, but {holds} and the text has {len(corpus.tokens)}"
         if plan.period < self.period:
@@ -182,12 +274,29 @@ class Attention(Analysis):
         for column, what in JUDGED.items():
             if heads[column].notna().any():
                 best = heads.loc[heads[column].idxmax()]
-                found += [Evidence(name=f"largest {what}", measured=float(best[column]), unit="1", where=figures.label_of(best)),
-                          Evidence(name=f"heads with a {what} above {self.threshold}", measured=float((heads[column] > self.threshold).sum()), unit="heads", source="threshold of the ARENA and TransformerLens demos")]
-        found.append(Evidence(name="Sink_1, share of heads with a sink at the first token", measured=float(heads.sink_share.mean()), unit="1", source=f"Gu et al. 2024, ε = {self.sink_threshold}"))
+                found += [
+                    Evidence(name=f"largest {what}", measured=float(best[column]), unit="1", where=figures.label_of(best)),
+                    Evidence(
+                        name=f"heads with a {what} above {self.threshold}",
+                        measured=float((heads[column] > self.threshold).sum()),
+                        unit="heads",
+                        source="threshold of the ARENA and TransformerLens demos",
+                    ),
+                ]
+        found.append(
+            Evidence(
+                name="Sink_1, share of heads with a sink at the first token",
+                measured=float(heads.sink_share.mean()),
+                unit="1",
+                source=f"Gu et al. 2024, ε = {self.sink_threshold}",
+            )
+        )
         for column, what in (("entropy_normalised", "with the first token"), ("entropy_normalised_without_first", "without it")):
             found.append(Evidence(name=f"median normalised entropy of a head, {what}", measured=float(heads[column].median()), unit="1"))
-        return found + [Evidence(name=f"loss on random tokens, {row.half} occurrence", measured=row.loss, unit="nats") for row in tables["repeats"].frame.itertuples(index=False)]
+        return found + [
+            Evidence(name=f"loss on random tokens, {row.half} occurrence", measured=row.loss, unit="nats")
+            for row in tables["repeats"].frame.itertuples(index=False)
+        ]
 
     def _claim(self, heads: pd.DataFrame, state: str) -> str:
         parts = [state] if state else []
@@ -208,8 +317,10 @@ def _flagged(heads: pd.DataFrame) -> pd.DataFrame:
         if heads[column].notna().any():
             row = heads.loc[heads[column].idxmax()]
             reasons.setdefault((int(row.layer), int(row["head"])), []).append(f"{why} {row[column]:.2f}")
-    return pd.DataFrame([{"label": f"L{layer}H{head}", "layer": layer, "index": head, "why": "; ".join(why)} for (layer, head), why in reasons.items()],
-                        columns=["label", "layer", "index", "why"])
+    return pd.DataFrame(
+        [{"label": f"L{layer}H{head}", "layer": layer, "index": head, "why": "; ".join(why)} for (layer, head), why in reasons.items()],
+        columns=["label", "layer", "index", "why"],
+    )
 
 
 def _example(model: Transformer, corpus: Corpus) -> Int[Tensor, "1 pos"]:
@@ -225,7 +336,11 @@ def _texts(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> list[str]:
 
 
 def _heads_table(heads: pd.DataFrame) -> Table:
-    known: dict[str, tuple[str, str]] = {"layer": ("", "block"), "head": ("", "query head"), "kv_head": ("", "key-value head that it reads")}
+    known: dict[str, tuple[str, str]] = {
+        "layer": ("", "block"),
+        "head": ("", "query head"),
+        "kv_head": ("", "key-value head that it reads"),
+    }
     for name, (unit, meaning) in (TEXT | RANDOM).items():
         known[name] = (unit, meaning)
         if name in WITH_INTERVAL:
@@ -239,18 +354,46 @@ def _layers_table(text: Measured) -> Table:
         for dropped, first_token in ((False, "kept"), (True, "left out")):
             normalised, plain = entropies[True, dropped], entropies[False, dropped]
             quantiles = np.quantile(normalised, list(QUANTILES.values())) if normalised.size else [np.nan] * len(QUANTILES)
-            rows.append({"layer": layer, "first_token": first_token, "n_rows": normalised.size, "entropy_median": float(np.median(plain)) if plain.size else np.nan} | dict(zip(QUANTILES, quantiles, strict=True)))
+            rows.append(
+                {
+                    "layer": layer,
+                    "first_token": first_token,
+                    "n_rows": normalised.size,
+                    "entropy_median": float(np.median(plain)) if plain.size else np.nan,
+                }
+                | dict(zip(QUANTILES, quantiles, strict=True))
+            )
     frame = pd.DataFrame(rows, columns=["layer", "first_token", "n_rows", "entropy_median", *QUANTILES])
-    return table(frame, "Row entropy by layer, over all heads, texts and rows that see at least two keys.", layer=("", "block"), first_token=("", "is the first token among the keys?"),
-                 n_rows=("rows", "rows of patterns"), entropy_median=("nats", "median row entropy"), **{name: ("1", f"{name} of normalised row entropy") for name in QUANTILES})
+    return table(
+        frame,
+        "Row entropy by layer, over all heads, texts and rows that see at least two keys.",
+        layer=("", "block"),
+        first_token=("", "is the first token among the keys?"),
+        n_rows=("rows", "rows of patterns"),
+        entropy_median=("nats", "median row entropy"),
+        **{name: ("1", f"{name} of normalised row entropy") for name in QUANTILES},
+    )
 
 
 def _gates_table(runs: list[Measured], dtype: torch.dtype) -> Table:
     """Every entry of a row may be off by half a unit of its last place, the softmax by a few more."""
     measured = [run for run in runs if run.row_sum_error is not None]
     rounding = max(1e-5, 4 * torch.finfo(dtype).eps)
-    rows = [("deviation of a row's sum from 1", max(run.row_sum_error for run in measured), rounding), ("mass on a later token", max(run.hidden_mass for run in measured), 0.0)] if measured else []
-    return table(pd.DataFrame(rows, columns=["gate", "measured", "bound"]), "What must hold whatever the model has learned.", gate=("", "identity"), measured=("1", "largest deviation"), bound=("1", "largest allowed"))
+    rows = (
+        [
+            ("deviation of a row's sum from 1", max(run.row_sum_error for run in measured), rounding),
+            ("mass on a later token", max(run.hidden_mass for run in measured), 0.0),
+        ]
+        if measured
+        else []
+    )
+    return table(
+        pd.DataFrame(rows, columns=["gate", "measured", "bound"]),
+        "What must hold whatever the model has learned.",
+        gate=("", "identity"),
+        measured=("1", "largest deviation"),
+        bound=("1", "largest allowed"),
+    )
 
 
 def _patterns_table(patterns: Mapping[tuple[int, int], np.ndarray]) -> Table:
@@ -259,8 +402,14 @@ def _patterns_table(patterns: Mapping[tuple[int, int], np.ndarray]) -> Table:
         query, key = np.tril_indices(len(pattern))
         frames.append(pd.DataFrame({"label": f"L{layer}H{head}", "query": query, "key": key, "mass": pattern[query, key]}))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["label", "query", "key", "mass"])
-    return table(frame, "Patterns of the flagged heads on the example; the mass on later tokens is 0 and left out.", label=("", "layer and head"),
-                 query=("", "position that attends"), key=("", "position attended to"), mass=("1", "attention probability"))
+    return table(
+        frame,
+        "Patterns of the flagged heads on the example; the mass on later tokens is 0 and left out.",
+        label=("", "layer and head"),
+        query=("", "position that attends"),
+        key=("", "position attended to"),
+        mass=("1", "attention probability"),
+    )
 
 
 ANALYSIS = Attention

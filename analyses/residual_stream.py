@@ -30,7 +30,11 @@ SHORTEST = 4
 """tokens: in a shorter text a median over positions says nothing"""
 PROMPT_TOKENS = 24
 """the logit lens of the example shows at most this many tokens"""
-STATE, OVER, COUNT = ("blocks", "how many blocks the stream has passed"), ("", "all positions, those that are no sink positions, or the sink positions"), ("tokens", "positions over all texts")
+STATE, OVER, COUNT = (
+    ("blocks", "how many blocks the stream has passed"),
+    ("", "all positions, those that are no sink positions, or the sink positions"),
+    ("tokens", "positions over all texts"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,28 +87,60 @@ class ResidualStream(Analysis):
             example = measured.lens_prompt_frame(model, _example(model, corpus))
         states = measured.states_frame(stream)
         return {
-            "gates": _gates_table(_gates(stream, model.W_E.weight.dtype)), "states": _states_table(states), "blocks": _blocks_table(measured.blocks_frame(stream)),
-            "growth": _growth_table(measured.growth_frame(states)), "massive": _massive_table(measured.massive_frame(stream), n_chunks, len(stream.norm)),
-            "lens": _lens_table(lens), "lens_example": _lens_example_table(example), "norms": _norms_table(measured.norms_frame(model, stream)),
-            "positions": table(measured.positions_frame(stream), f"The norm by position, median over {n_chunks} texts.", state=STATE, position=("", "position in the text"),
-                               norm=("1", "L2 norm, median over texts"), n_sinks=("texts", "texts in which this is a sink position")),
+            "gates": _gates_table(_gates(stream, model.W_E.weight.dtype)),
+            "states": _states_table(states),
+            "blocks": _blocks_table(measured.blocks_frame(stream)),
+            "growth": _growth_table(measured.growth_frame(states)),
+            "massive": _massive_table(measured.massive_frame(stream), n_chunks, len(stream.norm)),
+            "lens": _lens_table(lens),
+            "lens_example": _lens_example_table(example),
+            "norms": _norms_table(measured.norms_frame(model, stream)),
+            "positions": table(
+                measured.positions_frame(stream),
+                f"The norm by position, median over {n_chunks} texts.",
+                state=STATE,
+                position=("", "position in the text"),
+                norm=("1", "L2 norm, median over texts"),
+                n_sinks=("texts", "texts in which this is a sink position"),
+            ),
         }
 
     def judge(self, tables: Tables) -> Verdict:
         gates = tables["gates"].frame
         if gates.empty:
-            return Verdict(status="inconclusive", claim=f"Nothing was measured: the text or the context holds fewer than {SHORTEST} tokens.")
+            return Verdict(
+                status="inconclusive", claim=f"Nothing was measured: the text or the context holds fewer than {SHORTEST} tokens."
+            )
         if gates.measured.isna().any():
             layer = int(gates[gates.measured.isna()].layer.iloc[0])
             return Verdict(status="fail", claim=f"The residual stream holds values that are not numbers, first after block {layer}.")
         worst = gates.loc[gates.measured.idxmax()]
-        evidence = (Evidence(name="‖resid_post − (resid_pre + attn_out + mlp_out)‖ over the sum of their norms", measured=worst.measured, unit="1", threshold=worst.bound, relation="<=",
-                             where=f"block {worst.layer}", source="definition of a pre-norm block; the bound is rounding"),)
+        evidence = (
+            Evidence(
+                name="‖resid_post − (resid_pre + attn_out + mlp_out)‖ over the sum of their norms",
+                measured=worst.measured,
+                unit="1",
+                threshold=worst.bound,
+                relation="<=",
+                where=f"block {worst.layer}",
+                source="definition of a pre-norm block; the bound is rounding",
+            ),
+        )
         if worst.measured > worst.bound:
-            return Verdict(status="fail", claim=f"The residual stream is not the sum of its parts: block {worst.layer} is off by {worst.measured:.2g}, of which rounding explains {worst.bound:.0e}.", evidence=evidence)
+            return Verdict(
+                status="fail",
+                claim=f"The residual stream is not the sum of its parts: block {worst.layer} is off by {worst.measured:.2g}, of which rounding explains {worst.bound:.0e}.",
+                evidence=evidence,
+            )
         massive = tables["massive"].frame
-        return Verdict(status="pass" if massive.empty else "warn", claim=f"{self._massive_claim(tables)} {self._course_claim(tables)}", evidence=(*evidence, *self._described(tables)),
-                       why="" if massive.empty else "Statistics that include such a position describe one scalar, not the text; low-precision formats and ablation by zero change it most.")
+        return Verdict(
+            status="pass" if massive.empty else "warn",
+            claim=f"{self._massive_claim(tables)} {self._course_claim(tables)}",
+            evidence=(*evidence, *self._described(tables)),
+            why=""
+            if massive.empty
+            else "Statistics that include such a position describe one scalar, not the text; low-precision formats and ablation by zero change it most.",
+        )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         return () if tables["gates"].frame.empty or tables["gates"].frame.measured.isna().any() else figures.draw(tables)
@@ -113,9 +149,16 @@ class ResidualStream(Analysis):
         n_chunks, length = self._size(model, corpus)
         if length < SHORTEST:
             return {"text": f"none: the text has {len(corpus.tokens)} tokens, the context holds {model.config.n_ctx}"}
-        shorter = f"; asked for {self.length}, but the context holds {model.config.n_ctx} and the text has {len(corpus.tokens)}" if length < self.length else ""
-        return {"text": f"{n_chunks} chunks of {length} tokens, nothing prepended{shorter}", "logit lens": f"the first {min(self.n_lens_chunks, n_chunks)} of these chunks",
-                "example": "".join(measured.texts(model, _example(model, corpus)[0]))}
+        shorter = (
+            f"; asked for {self.length}, but the context holds {model.config.n_ctx} and the text has {len(corpus.tokens)}"
+            if length < self.length
+            else ""
+        )
+        return {
+            "text": f"{n_chunks} chunks of {length} tokens, nothing prepended{shorter}",
+            "logit lens": f"the first {min(self.n_lens_chunks, n_chunks)} of these chunks",
+            "example": "".join(measured.texts(model, _example(model, corpus)[0])),
+        }
 
     def _size(self, model: Transformer, corpus: Corpus) -> tuple[int, int]:
         """How many chunks of how many tokens there are."""
@@ -142,18 +185,52 @@ class ResidualStream(Analysis):
         """The numbers of the claim; none of them is held against a threshold but the definition of a massive activation."""
         massive, blocks, lens = tables["massive"].frame, tables["blocks"].frame, _version(tables["lens"].frame)
         sources = "Sun et al. 2024: |x| > 100 and at least 1000 × the median magnitude of its hidden state"
-        found = [Evidence(name="massive activation over the median magnitude", measured=float(row.ratio), unit="1", threshold=1000.0, relation="<", source=sources,
-                          where=f"dimension {row.dimension}, position {row.position}, in {row.n_texts} texts") for row in massive.head(3).itertuples(index=False)]
+        found = [
+            Evidence(
+                name="massive activation over the median magnitude",
+                measured=float(row.ratio),
+                unit="1",
+                threshold=1000.0,
+                relation="<",
+                source=sources,
+                where=f"dimension {row.dimension}, position {row.position}, in {row.n_texts} texts",
+            )
+            for row in massive.head(3).itertuples(index=False)
+        ]
         growth = tables["growth"].frame
         for row in growth[growth.positions != measured.SINKS].dropna(subset=["rate"]).itertuples(index=False):
-            found += [Evidence(name=f"growth of the norm per block, positions: {row.positions}", measured=float(row.rate), unit="1", source="Heimersheim & Turner 2023 report 1.045 for GPT-2 XL"),
-                      Evidence(name=f"R² of exponential growth, positions: {row.positions}", measured=float(row.r2_exponential), unit="1"),
-                      Evidence(name=f"R² of a power law, positions: {row.positions}", measured=float(row.r2_power), unit="1")]
+            found += [
+                Evidence(
+                    name=f"growth of the norm per block, positions: {row.positions}",
+                    measured=float(row.rate),
+                    unit="1",
+                    source="Heimersheim & Turner 2023 report 1.045 for GPT-2 XL",
+                ),
+                Evidence(name=f"R² of exponential growth, positions: {row.positions}", measured=float(row.r2_exponential), unit="1"),
+                Evidence(name=f"R² of a power law, positions: {row.positions}", measured=float(row.r2_power), unit="1"),
+            ]
         without = _version(blocks).dropna(subset=["influence"])
-        for name, row in (("most", without.loc[without.influence.idxmax()]), ("least", without.loc[without.influence.idxmin()])) if len(without) else ():
-            found.append(Evidence(name=f"{name} influential block, 1 − cos(x_l, x_l+1)", measured=float(row.influence), unit="1", where=f"block {row.layer}"))
+        for name, row in (
+            (("most", without.loc[without.influence.idxmax()]), ("least", without.loc[without.influence.idxmin()])) if len(without) else ()
+        ):
+            found.append(
+                Evidence(
+                    name=f"{name} influential block, 1 − cos(x_l, x_l+1)",
+                    measured=float(row.influence),
+                    unit="1",
+                    where=f"block {row.layer}",
+                )
+            )
         middle = lens[lens.state == lens.state.max() // 2].dropna(subset=["kl_mean"])
-        return found + [Evidence(name="KL of the logit lens from the answer, half way", measured=float(row.kl_mean), unit="nats", where=f"after {row.state} blocks") for row in middle.itertuples(index=False)]
+        return found + [
+            Evidence(
+                name="KL of the logit lens from the answer, half way",
+                measured=float(row.kl_mean),
+                unit="nats",
+                where=f"after {row.state} blocks",
+            )
+            for row in middle.itertuples(index=False)
+        ]
 
 
 def _version(frame: pd.DataFrame) -> pd.DataFrame:
@@ -178,46 +255,116 @@ def _gates(stream: measured.Stream, dtype: torch.dtype) -> pd.DataFrame:
 
 
 def _gates_table(frame: pd.DataFrame) -> Table:
-    return table(frame, "Is the stream the sum of its parts?", gate=("", "identity"), layer=("", "block"), measured=("1", "largest deviation over tokens, over the sum of the parts' norms"), bound=("1", "largest that rounding explains"))
+    return table(
+        frame,
+        "Is the stream the sum of its parts?",
+        gate=("", "identity"),
+        layer=("", "block"),
+        measured=("1", "largest deviation over tokens, over the sum of the parts' norms"),
+        bound=("1", "largest that rounding explains"),
+    )
 
 
 def _spread(name: str, unit: str, meaning: str) -> dict[str, tuple[str, str]]:
-    return {f"{name}_median": (unit, f"median of {meaning}"), f"{name}_p05": (unit, "5th percentile"), f"{name}_p95": (unit, "95th percentile")}
+    return {
+        f"{name}_median": (unit, f"median of {meaning}"),
+        f"{name}_p05": (unit, "5th percentile"),
+        f"{name}_p95": (unit, "95th percentile"),
+    }
 
 
 def _states_table(frame: pd.DataFrame) -> Table:
     shares = {f"top_{k}": ("1", f"share of ‖x‖² in the {k} largest coordinates of a token, median over tokens") for k in measured.SHARES}
-    return table(frame, "The residual stream after every block.", state=STATE, positions=OVER, n_tokens=COUNT, **_spread("norm", "1", "the L2 norm"),
-                 norm_max=("1", "largest norm"), mean_log_norm=("1", "mean of ln norm"), **shares)
+    return table(
+        frame,
+        "The residual stream after every block.",
+        state=STATE,
+        positions=OVER,
+        n_tokens=COUNT,
+        **_spread("norm", "1", "the L2 norm"),
+        norm_max=("1", "largest norm"),
+        mean_log_norm=("1", "mean of ln norm"),
+        **shares,
+    )
 
 
 def _blocks_table(frame: pd.DataFrame) -> Table:
-    return table(frame, "What every block adds.", layer=("", "block"), positions=OVER, n_tokens=COUNT, **_spread("attn", "1", "‖attn_out‖/‖resid_pre‖"), **_spread("mlp", "1", "‖mlp_out‖/‖resid_mid‖"),
-                 **_spread("cosine", "1", "cosine between resid_pre and resid_post"), influence=("1", "1 − mean cosine (ShortGPT)"))
+    return table(
+        frame,
+        "What every block adds.",
+        layer=("", "block"),
+        positions=OVER,
+        n_tokens=COUNT,
+        **_spread("attn", "1", "‖attn_out‖/‖resid_pre‖"),
+        **_spread("mlp", "1", "‖mlp_out‖/‖resid_mid‖"),
+        **_spread("cosine", "1", "cosine between resid_pre and resid_post"),
+        influence=("1", "1 − mean cosine (ShortGPT)"),
+    )
 
 
 def _growth_table(frame: pd.DataFrame) -> Table:
-    return table(frame, "How the norm grows with depth, l ≥ 1.", positions=OVER, rate=("1", "g of norm ~ g^l"), r2_exponential=("1", "R² of that in ln norm"), power=("1", "p of norm ~ l^p"),
-                 r2_power=("1", "R² of that"), r2_square_root=("1", "R² of norm ~ √l"), n_states=("states", "points of the fit"))
+    return table(
+        frame,
+        "How the norm grows with depth, l ≥ 1.",
+        positions=OVER,
+        rate=("1", "g of norm ~ g^l"),
+        r2_exponential=("1", "R² of that in ln norm"),
+        power=("1", "p of norm ~ l^p"),
+        r2_power=("1", "R² of that"),
+        r2_square_root=("1", "R² of norm ~ √l"),
+        n_states=("states", "points of the fit"),
+    )
 
 
 def _massive_table(frame: pd.DataFrame, n_texts: int, n_states: int) -> Table:
-    return table(frame, f"Massive activations (Sun et al. 2024) in {n_texts} texts and {n_states} states.", position=("", "position in the text"), dimension=("", "coordinate of the stream"),
-                 first_state=STATE, last_state=STATE, n_states=("states", "states in which it is massive"), n_texts=("texts", "texts in which it is"),
-                 value_median=("1", "median of its values"), value_largest=("1", "the largest of them in magnitude"), ratio=("1", "largest magnitude over the median magnitude of the hidden state"))
+    return table(
+        frame,
+        f"Massive activations (Sun et al. 2024) in {n_texts} texts and {n_states} states.",
+        position=("", "position in the text"),
+        dimension=("", "coordinate of the stream"),
+        first_state=STATE,
+        last_state=STATE,
+        n_states=("states", "states in which it is massive"),
+        n_texts=("texts", "texts in which it is"),
+        value_median=("1", "median of its values"),
+        value_largest=("1", "the largest of them in magnitude"),
+        ratio=("1", "largest magnitude over the median magnitude of the hidden state"),
+    )
 
 
 def _lens_table(frame: pd.DataFrame) -> Table:
-    return table(frame, "The logit lens on text.", state=STATE, positions=OVER, n_tokens=COUNT, kl_mean=("nats", "mean KL(final ‖ lens)"), **_spread("kl", "nats", "KL(final ‖ lens)"), agreement=("1", "share of tokens with the same most probable next token"))
+    return table(
+        frame,
+        "The logit lens on text.",
+        state=STATE,
+        positions=OVER,
+        n_tokens=COUNT,
+        kl_mean=("nats", "mean KL(final ‖ lens)"),
+        **_spread("kl", "nats", "KL(final ‖ lens)"),
+        agreement=("1", "share of tokens with the same most probable next token"),
+    )
 
 
 def _lens_example_table(frame: pd.DataFrame) -> Table:
-    return table(frame, "The logit lens on the example.", state=STATE, position=("", "position"), token=("", "the token there"), top_token=("", "most probable next token"), probability=("1", "its probability"), kl=("nats", "KL(final ‖ lens)"))
+    return table(
+        frame,
+        "The logit lens on the example.",
+        state=STATE,
+        position=("", "position"),
+        token=("", "the token there"),
+        top_token=("", "most probable next token"),
+        probability=("1", "its probability"),
+        kl=("nats", "KL(final ‖ lens)"),
+    )
 
 
 def _norms_table(frame: pd.DataFrame) -> Table:
-    words = {f"scale_{word}": ("1", f"{word} over tokens of what the norm divides by") for word in ("min", "median", "max")} | {f"gain_{word}": ("1", f"{word} over coordinates of the gain") for word in ("min", "median", "max")}
-    return table(frame, "The norm layers.", norm=("", "norm layer"), layer=("", "block; for ln_final the number of blocks"), positions=OVER, **words)
+    words = {f"scale_{word}": ("1", f"{word} over tokens of what the norm divides by") for word in ("min", "median", "max")} | {
+        f"gain_{word}": ("1", f"{word} over coordinates of the gain") for word in ("min", "median", "max")
+    }
+    return table(
+        frame, "The norm layers.", norm=("", "norm layer"), layer=("", "block; for ln_final the number of blocks"), positions=OVER, **words
+    )
 
 
 ANALYSIS = ResidualStream

@@ -7,7 +7,7 @@ import transformers
 
 
 def test_by_example() -> None:
-    from model import load_model, wrap
+    from model import load_model
     from probes import Edit, ablate_heads, intervene, logit_difference, mean, record, sweep, zero
 
     model = load_model("smollm2")

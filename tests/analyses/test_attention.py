@@ -17,7 +17,9 @@ SMALL = {"n_chunks": 3, "length": 24, "n_sequences": 3, "period": 8, "sink_lengt
 
 
 def tiny(n_ctx: int = 24, n_layers: int = 2, **choices) -> Transformer:
-    config = TransformerConfig(**{"n_layers": n_layers, "d_model": 16, "n_heads": 4, "d_head": 4, "d_mlp": 32, "d_vocab": 50, "n_ctx": n_ctx} | choices)
+    config = TransformerConfig(
+        **{"n_layers": n_layers, "d_model": 16, "n_heads": 4, "d_head": 4, "d_mlp": 32, "d_vocab": 50, "n_ctx": n_ctx} | choices
+    )
     return Transformer(config, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
 
 
@@ -48,13 +50,24 @@ def trained(glasslm: Transformer) -> tuple[Transformer, Corpus]:
 
 
 def test_finds_exactly_the_planted_heads() -> None:
-    planted = [Edit("blocks.0.attn.pattern", looks_back(1), heads=[1]), Edit("blocks.1.attn.pattern", looks_back(7), heads=[2]),
-               Edit("blocks.1.attn.pattern", looks_back(8), heads=[0]), Edit("blocks.0.attn.pattern", sink, heads=[3])]
+    planted = [
+        Edit("blocks.0.attn.pattern", looks_back(1), heads=[1]),
+        Edit("blocks.1.attn.pattern", looks_back(7), heads=[2]),
+        Edit("blocks.1.attn.pattern", looks_back(8), heads=[0]),
+        Edit("blocks.0.attn.pattern", sink, heads=[3]),
+    ]
     model = tiny()
     with intervene(model, *planted):
         result = Attention(**SMALL).run(model, corpus_of())
     heads = result.tables["heads"].frame.set_index(["layer", "head"])
-    for column, place in {"previous_token": (0, 1), "induction": (1, 2), "prefix_matching": (1, 2), "duplicate_token": (1, 0), "first_token_mass": (0, 3), "sink_score": (0, 3)}.items():
+    for column, place in {
+        "previous_token": (0, 1),
+        "induction": (1, 2),
+        "prefix_matching": (1, 2),
+        "duplicate_token": (1, 0),
+        "first_token_mass": (0, 3),
+        "sink_score": (0, 3),
+    }.items():
         assert heads[column][place] == 1.0
         assert heads[heads[column] > 0.4].index.tolist() == [place], column
     assert heads.distance[0, 1] == pytest.approx(1.0) and math.isnan(heads.entropy_without_first[0, 3])
@@ -85,10 +98,14 @@ def test_numbers_equal_a_naive_computation(trained) -> None:
     with record(model, "blocks.2.attn.pattern") as activations:
         model(corpus.chunks(3, 24))
     pattern = activations["blocks.2.attn.pattern"].double().numpy()
-    entropy = [[np.mean([-(r * np.log(r)).sum() for r in (pattern[b, h, i, : i + 1] for i in range(1, 24))]) for h in range(4)] for b in range(3)]
+    entropy = [
+        [np.mean([-(r * np.log(r)).sum() for r in (pattern[b, h, i, : i + 1] for i in range(1, 24))]) for h in range(4)] for b in range(3)
+    ]
     heads = tables["heads"].frame.query("layer == 2")
     np.testing.assert_allclose(heads.entropy, np.mean(entropy, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(heads.previous_token_text, np.mean([[pattern[b, h].diagonal(-1).mean() for h in range(4)] for b in range(3)], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        heads.previous_token_text, np.mean([[pattern[b, h].diagonal(-1).mean() for h in range(4)] for b in range(3)], axis=0), rtol=1e-5
+    )
     np.testing.assert_allclose(heads.sink_score, pattern[:, :, :16, 0].mean((0, 2)), rtol=1e-5)
 
 
@@ -173,10 +190,17 @@ def test_sizes_are_clamped_to_the_context_and_the_notes_say_so() -> None:
 def test_a_context_without_room_to_repeat_still_has_text_scores() -> None:
     result = Attention().run(tiny(n_ctx=6), corpus_of())
     assert result.tables["heads"].frame.induction.isna().all() and result.tables["repeats"].frame.empty
-    assert "induction" not in result.verdict.claim and {f.name for f in result.figures} == {"entropy", "entropy-by-layer", "first-token", "flagged-heads"}
+    assert "induction" not in result.verdict.claim and {f.name for f in result.figures} == {
+        "entropy",
+        "entropy-by-layer",
+        "first-token",
+        "flagged-heads",
+    }
 
 
-@pytest.mark.parametrize("n_ctx, n_tokens, claim", [(3, 200, "Nothing was measured"), (24, 2, "No head has a defined entropy"), (3, 0, "Nothing was measured")])
+@pytest.mark.parametrize(
+    "n_ctx, n_tokens, claim", [(3, 200, "Nothing was measured"), (24, 2, "No head has a defined entropy"), (3, 0, "Nothing was measured")]
+)
 def test_too_little_is_inconclusive(n_ctx: int, n_tokens: int, claim: str) -> None:
     result = Attention().run(tiny(n_ctx=n_ctx), corpus_of(n_tokens))
     assert result.verdict.status == "inconclusive" and claim in result.verdict.claim
@@ -212,11 +236,19 @@ def test_a_long_prompt_is_cut(trained) -> None:
     assert len(Attention(**SMALL).measure(model, corpus)["tokens"].frame) <= 48
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("n_chunks", 0, "n_chunks must be at least 1, got 0"), ("length", 3, "length must be at least 4, got 3"), ("n_sequences", 0, "n_sequences must be at least 1, got 0"),
-    ("period", 2, "period must be at least 4, got 2"), ("sink_length", 0, "sink_length must be at least 1, got 0"), ("batch_size", -1, "batch_size must be at least 1, got -1"),
-    ("threshold", 1.0, "threshold must lie between 0 and 1, got 1.0"), ("sink_threshold", 0, "sink_threshold must lie between 0 and 1, got 0"),
-])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("n_chunks", 0, "n_chunks must be at least 1, got 0"),
+        ("length", 3, "length must be at least 4, got 3"),
+        ("n_sequences", 0, "n_sequences must be at least 1, got 0"),
+        ("period", 2, "period must be at least 4, got 2"),
+        ("sink_length", 0, "sink_length must be at least 1, got 0"),
+        ("batch_size", -1, "batch_size must be at least 1, got -1"),
+        ("threshold", 1.0, "threshold must lie between 0 and 1, got 1.0"),
+        ("sink_threshold", 0, "sink_threshold must lie between 0 and 1, got 0"),
+    ],
+)
 def test_bad_parameters_are_refused(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANALYSIS(**{field: value})

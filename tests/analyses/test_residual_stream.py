@@ -17,7 +17,9 @@ SMALL = {"n_chunks": 4, "length": 12, "n_lens_chunks": 2, "batch_size": 3}
 
 
 def tiny(n_ctx: int = 12, **choices) -> Transformer:
-    config = TransformerConfig(**{"n_layers": 4, "d_model": 16, "n_heads": 4, "d_head": 4, "d_mlp": 32, "d_vocab": 50, "n_ctx": n_ctx} | choices)
+    config = TransformerConfig(
+        **{"n_layers": 4, "d_model": 16, "n_heads": 4, "d_head": 4, "d_mlp": 32, "d_vocab": 50, "n_ctx": n_ctx} | choices
+    )
     return Transformer(config, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
 
 
@@ -63,8 +65,13 @@ def test_the_planted_position_distorts_only_the_version_with_sinks() -> None:
     last = tables["states"].frame.query("state == 4").set_index("positions")
     assert last.norm_max["all"] > 4000 > 10 > last.norm_max["without sinks"]
     assert last.n_tokens.to_dict() == {"all": 48, "without sinks": 40, "sinks only": 8}
-    assert last.norm_median["without sinks"] == pytest.approx(clean.query("state == 4 and positions == 'without sinks'").norm_median.item(), rel=0.2)
-    assert tables["positions"].frame.query("position == 7").n_sinks.eq(4).all() and tables["positions"].frame.query("position == 3").n_sinks.eq(0).all()
+    assert last.norm_median["without sinks"] == pytest.approx(
+        clean.query("state == 4 and positions == 'without sinks'").norm_median.item(), rel=0.2
+    )
+    assert (
+        tables["positions"].frame.query("position == 7").n_sinks.eq(4).all()
+        and tables["positions"].frame.query("position == 3").n_sinks.eq(0).all()
+    )
 
 
 def test_nothing_planted_is_a_pass() -> None:
@@ -101,22 +108,32 @@ def test_silent_blocks_change_nothing() -> None:
 def test_numbers_equal_a_naive_computation(trained) -> None:
     model, corpus = trained
     tables = ResidualStream(**SMALL).measure(model, corpus)
-    with record(model, ["blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post", "blocks.*.attn_out", "blocks.*.mlp_out"]) as activations:
+    with record(
+        model, ["blocks.*.resid_pre", "blocks.*.resid_mid", "blocks.*.resid_post", "blocks.*.attn_out", "blocks.*.mlp_out"]
+    ) as activations:
         model(corpus.chunks(4, 12))
     got = {name: value.double().numpy() for name, value in activations.items()}
     assert not tables["positions"].frame.query("position > 0").n_sinks.any()  # so that only the first token is left out
     for layer in range(4):
-        pre, mid, post, attn, mlp = (got[f"blocks.{layer}.{site}"][:, 1:] for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"))
+        pre, mid, post, attn, mlp = (
+            got[f"blocks.{layer}.{site}"][:, 1:] for site in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+        )
         norm = np.linalg.norm
         row = tables["blocks"].frame.query("layer == @layer and positions == 'without sinks'").iloc[0]
         assert row.attn_median == pytest.approx(np.median(norm(attn, axis=-1) / norm(pre, axis=-1)), rel=1e-5)
         assert row.mlp_median == pytest.approx(np.median(norm(mlp, axis=-1) / norm(mid, axis=-1)), rel=1e-5)
         cosine = (pre * post).sum(-1) / norm(pre, axis=-1) / norm(post, axis=-1)
-        assert row.cosine_median == pytest.approx(np.median(cosine), rel=1e-5) and row.influence == pytest.approx(1 - cosine.mean(), rel=1e-5)
+        assert row.cosine_median == pytest.approx(np.median(cosine), rel=1e-5) and row.influence == pytest.approx(
+            1 - cosine.mean(), rel=1e-5
+        )
         state = tables["states"].frame.query("state == @layer + 1 and positions == 'without sinks'").iloc[0]
         assert state.norm_p95 == pytest.approx(np.quantile(norm(post, axis=-1), 0.95), rel=1e-5)
         assert state.mean_log_norm == pytest.approx(np.log(norm(post, axis=-1)).mean(), rel=1e-5)
-        scales = tables["norms"].frame.query("norm == @name and positions == 'without sinks'", local_dict={"name": f"blocks.{layer}.ln1"}).iloc[0]
+        scales = (
+            tables["norms"]
+            .frame.query("norm == @name and positions == 'without sinks'", local_dict={"name": f"blocks.{layer}.ln1"})
+            .iloc[0]
+        )
         assert scales.scale_max == pytest.approx(np.sqrt((pre**2).mean(-1) + model.config.norm_eps).max(), rel=1e-5)
         assert scales.gain_min == pytest.approx(model.blocks[layer].ln1.gain.min().item())
 
@@ -129,7 +146,9 @@ def test_the_last_state_is_the_models_own_answer(trained) -> None:
     tokens, _ = model.tokenize([corpus.prompts[0].prompt])
     best = model(tokens)[0].softmax(-1).max(-1)
     shown = tables["lens_example"].frame.query("state == 4")
-    assert shown.top_token.tolist() == model.tokenizer.to_str_tokens(best.indices) and shown.token.tolist() == model.tokenizer.to_str_tokens(tokens[0])
+    assert shown.top_token.tolist() == model.tokenizer.to_str_tokens(
+        best.indices
+    ) and shown.token.tolist() == model.tokenizer.to_str_tokens(tokens[0])
     np.testing.assert_allclose(shown.probability, best.values, rtol=1e-5)
 
 
@@ -147,7 +166,9 @@ def test_massive_activations_keep_the_number_of_their_text() -> None:
             assert ResidualStream(**SMALL | {"batch_size": size}).measure(model, corpus_of())["massive"].frame.n_texts.tolist() == [4]
 
 
-@pytest.mark.parametrize("choices", [{"norm": "rms", "positions": "rotary", "n_kv_heads": 2, "gated": True, "tied_embeddings": False}, {"n_layers": 1}])
+@pytest.mark.parametrize(
+    "choices", [{"norm": "rms", "positions": "rotary", "n_kv_heads": 2, "gated": True, "tied_embeddings": False}, {"n_layers": 1}]
+)
 def test_other_shapes_run_and_draw(choices: dict) -> None:
     result = ResidualStream(**SMALL).run(tiny(**choices), corpus_of())
     assert result.verdict.status == "pass" and len(result.figures) == 10
@@ -181,14 +202,23 @@ def test_figures_are_drawn_from_tables_alone(trained) -> None:
     figures = {figure.name: figure for figure in ResidualStream(**SMALL).draw(tables)}
     grid = figures["logit-lens-example"]
     assert isinstance(grid, Heatmap) and grid.values.shape[0] == 5 and grid.text is not None
-    assert figures["norm"].series["median without sinks"].y[2] == tables["states"].frame.query("state == 2 and positions == 'without sinks'").norm_median.item()
+    assert (
+        figures["norm"].series["median without sinks"].y[2]
+        == tables["states"].frame.query("state == 2 and positions == 'without sinks'").norm_median.item()
+    )
     assert not math.isnan(figures["logit-lens-kl"].series["mean"].y[-1])
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("n_chunks", 0, "n_chunks must be at least 1, got 0"), ("length", 3, "length must be at least 4, got 3"), ("n_lens_chunks", 0, "n_lens_chunks must be at least 1, got 0"),
-    ("batch_size", 0, "batch_size must be at least 1, got 0"), ("sink_factor", 1.0, "sink_factor must be greater than 1, got 1.0"),
-])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("n_chunks", 0, "n_chunks must be at least 1, got 0"),
+        ("length", 3, "length must be at least 4, got 3"),
+        ("n_lens_chunks", 0, "n_lens_chunks must be at least 1, got 0"),
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("sink_factor", 1.0, "sink_factor must be greater than 1, got 1.0"),
+    ],
+)
 def test_bad_parameters_are_refused(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANALYSIS(**{field: value})

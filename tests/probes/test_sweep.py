@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 
 from model import Transformer, wrap
 from probes import (
-    Edit, SiteError, ablate_heads, intervene, kl_divergence, log_probability, logit_difference, loss, mean, probability, resample, scale, sweep, zero,
+    Edit,
+    SiteError,
+    ablate_heads,
+    intervene,
+    kl_divergence,
+    log_probability,
+    logit_difference,
+    loss,
+    mean,
+    probability,
+    resample,
+    scale,
+    sweep,
+    zero,
 )
 from tests.conftest import hugging_face
 

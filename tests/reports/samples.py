@@ -11,7 +11,22 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from reports import AttentionMap, Bars, Column, Evidence, Figure, Heatmap, Histogram, Lines, Provenance, Result, Series, Table, TokenMap, Verdict
+from reports import (
+    AttentionMap,
+    Bars,
+    Column,
+    Evidence,
+    Figure,
+    Heatmap,
+    Histogram,
+    Lines,
+    Provenance,
+    Result,
+    Series,
+    Table,
+    TokenMap,
+    Verdict,
+)
 
 HOSTILE = (
     "</script><script>alert(1)</script>", "<!--<script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>', "</style><style>*{}",

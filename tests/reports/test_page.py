@@ -18,7 +18,19 @@ import pandas as pd
 import pytest
 
 from reports import (
-    STATUSES, Bars, Column, Evidence, StoreError, Table, Verdict, content_hash, load_result, page, render, save_result, save_run,
+    STATUSES,
+    Bars,
+    Column,
+    Evidence,
+    StoreError,
+    Table,
+    Verdict,
+    content_hash,
+    load_result,
+    page,
+    render,
+    save_result,
+    save_run,
 )
 from reports.text import visible_text
 from tests.reports.samples import HOSTILE, WORDS, provenance, result, table

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 import reports.store
 from reports import (
-    KINDS, Column, Figure, Heatmap, Result, StoreError, Table, load_result, load_run, save_result, save_run, write_atomically,
+    KINDS,
+    Column,
+    Figure,
+    Heatmap,
+    Result,
+    StoreError,
+    Table,
+    load_result,
+    load_run,
+    save_result,
+    save_run,
+    write_atomically,
 )
 from tests.reports.samples import HOSTILE, WORDS, any_figure, provenance, result, same, table
 
