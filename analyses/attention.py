@@ -13,17 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from analyses import _attention_figures as figures
+from analyses import _attention_tables as tables_of
 from analyses._attention_scores import (
     RANDOM,
     TEXT,
-    WITH_INTERVAL,
     Measured,
     drawable,
     heads_of,
@@ -36,7 +35,7 @@ from analyses._attention_scores import (
 from analyses._contract import Analysis, Tables, table
 from analyses._corpus import Corpus
 from model import Transformer
-from reports import Evidence, Figure, Table, Verdict
+from reports import Evidence, Figure, Verdict
 
 SHORTEST = 4
 """tokens: a shorter text or period says nothing"""
@@ -44,7 +43,6 @@ EXAMPLE_TOKENS = 48
 """the patterns of flagged heads are kept for at most this many tokens"""
 COLLAPSED, UNIFORM = 0.05, 0.95
 """normalised entropy below and above which a head is called so: conventions of this analysis, no published value exists"""
-QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 ROLES = {
     "previous_token": "previous token",
     "induction_without_first": "induction",
@@ -135,9 +133,9 @@ class Attention(Analysis):
             example = _example(model, corpus)
             patterns = patterns_of(model, example, [(row.layer, row.index) for row in flagged.itertuples(index=False)])
         return {
-            "heads": _heads_table(heads),
-            "layers": _layers_table(text),
-            "gates": _gates_table([text, random], model.W_E.weight.dtype),
+            "heads": tables_of.heads_table(heads),
+            "layers": tables_of.layers_table(text),
+            "gates": tables_of.gates_table([text, random], model.W_E.weight.dtype),
             "repeats": table(
                 pd.DataFrame(
                     [{"half": half, "loss": loss, "n_tokens": n} for half, (loss, n) in random.losses.items()],
@@ -156,7 +154,7 @@ class Attention(Analysis):
                 head=("", "head in its layer"),
                 why=("", "what it is the extreme of"),
             ),
-            "patterns": _patterns_table(patterns),
+            "patterns": tables_of.patterns_table(patterns),
             "tokens": table(
                 pd.DataFrame({"position": range(example.shape[1]), "token": _texts(model, example)}),
                 "The example, as the model saw it.",
@@ -333,83 +331,6 @@ def _example(model: Transformer, corpus: Corpus) -> Int[Tensor, "1 pos"]:
 
 def _texts(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> list[str]:
     return [str(int(i)) for i in tokens[0]] if model.tokenizer is None else model.tokenizer.to_str_tokens(tokens[0])
-
-
-def _heads_table(heads: pd.DataFrame) -> Table:
-    known: dict[str, tuple[str, str]] = {
-        "layer": ("", "block"),
-        "head": ("", "query head"),
-        "kv_head": ("", "key-value head that it reads"),
-    }
-    for name, (unit, meaning) in (TEXT | RANDOM).items():
-        known[name] = (unit, meaning)
-        if name in WITH_INTERVAL:
-            known |= {f"{name}_low": (unit, "lower end of its 95 % interval"), f"{name}_high": (unit, "upper end of its 95 % interval")}
-    return table(heads, "Scores of every head, means over sequences.", **known)
-
-
-def _layers_table(text: Measured) -> Table:
-    rows = []
-    for layer, entropies in enumerate(text.entropies):
-        for dropped, first_token in ((False, "kept"), (True, "left out")):
-            normalised, plain = entropies[True, dropped], entropies[False, dropped]
-            quantiles = np.quantile(normalised, list(QUANTILES.values())) if normalised.size else [np.nan] * len(QUANTILES)
-            rows.append(
-                {
-                    "layer": layer,
-                    "first_token": first_token,
-                    "n_rows": normalised.size,
-                    "entropy_median": float(np.median(plain)) if plain.size else np.nan,
-                }
-                | dict(zip(QUANTILES, quantiles, strict=True))
-            )
-    frame = pd.DataFrame(rows, columns=["layer", "first_token", "n_rows", "entropy_median", *QUANTILES])
-    return table(
-        frame,
-        "Row entropy by layer, over all heads, texts and rows that see at least two keys.",
-        layer=("", "block"),
-        first_token=("", "is the first token among the keys?"),
-        n_rows=("rows", "rows of patterns"),
-        entropy_median=("nats", "median row entropy"),
-        **{name: ("1", f"{name} of normalised row entropy") for name in QUANTILES},
-    )
-
-
-def _gates_table(runs: list[Measured], dtype: torch.dtype) -> Table:
-    """Every entry of a row may be off by half a unit of its last place, the softmax by a few more."""
-    measured = [run for run in runs if run.row_sum_error is not None]
-    rounding = max(1e-5, 4 * torch.finfo(dtype).eps)
-    rows = (
-        [
-            ("deviation of a row's sum from 1", max(run.row_sum_error for run in measured), rounding),
-            ("mass on a later token", max(run.hidden_mass for run in measured), 0.0),
-        ]
-        if measured
-        else []
-    )
-    return table(
-        pd.DataFrame(rows, columns=["gate", "measured", "bound"]),
-        "What must hold whatever the model has learned.",
-        gate=("", "identity"),
-        measured=("1", "largest deviation"),
-        bound=("1", "largest allowed"),
-    )
-
-
-def _patterns_table(patterns: Mapping[tuple[int, int], np.ndarray]) -> Table:
-    frames = []
-    for (layer, head), pattern in patterns.items():
-        query, key = np.tril_indices(len(pattern))
-        frames.append(pd.DataFrame({"label": f"L{layer}H{head}", "query": query, "key": key, "mass": pattern[query, key]}))
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["label", "query", "key", "mass"])
-    return table(
-        frame,
-        "Patterns of the flagged heads on the example; the mass on later tokens is 0 and left out.",
-        label=("", "layer and head"),
-        query=("", "position that attends"),
-        key=("", "position attended to"),
-        mass=("1", "attention probability"),
-    )
 
 
 ANALYSIS = Attention

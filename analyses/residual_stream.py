@@ -21,20 +21,16 @@ from torch import Tensor
 
 from analyses import _residual_figures as figures
 from analyses import _residual_measure as measured
+from analyses import _residual_tables as tables_of
 from analyses._contract import Analysis, Tables, table
 from analyses._corpus import Corpus
 from model import Transformer
-from reports import Evidence, Figure, Table, Verdict
+from reports import Evidence, Figure, Verdict
 
 SHORTEST = 4
 """tokens: in a shorter text a median over positions says nothing"""
 PROMPT_TOKENS = 24
 """the logit lens of the example shows at most this many tokens"""
-STATE, OVER, COUNT = (
-    ("blocks", "how many blocks the stream has passed"),
-    ("", "all positions, those that are no sink positions, or the sink positions"),
-    ("tokens", "positions over all texts"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class ResidualStream(Analysis):
     def measure(self, model: Transformer, corpus: Corpus) -> Tables:
         n_chunks, length = self._size(model, corpus)
         if length < SHORTEST:
-            return {"gates": _gates_table(pd.DataFrame(columns=["gate", "layer", "measured", "bound"]))}
+            return {"gates": tables_of.gates_table(pd.DataFrame(columns=["gate", "layer", "measured", "bound"]))}
         tokens = corpus.chunks(n_chunks, length).to(model.W_E.weight.device)
         with torch.no_grad():
             stream = measured.measure_stream(model, tokens, batch_size=self.batch_size, sink_factor=self.sink_factor)
@@ -87,18 +83,18 @@ class ResidualStream(Analysis):
             example = measured.lens_prompt_frame(model, _example(model, corpus))
         states = measured.states_frame(stream)
         return {
-            "gates": _gates_table(_gates(stream, model.W_E.weight.dtype)),
-            "states": _states_table(states),
-            "blocks": _blocks_table(measured.blocks_frame(stream)),
-            "growth": _growth_table(measured.growth_frame(states)),
-            "massive": _massive_table(measured.massive_frame(stream), n_chunks, len(stream.norm)),
-            "lens": _lens_table(lens),
-            "lens_example": _lens_example_table(example),
-            "norms": _norms_table(measured.norms_frame(model, stream)),
+            "gates": tables_of.gates_table(_gates(stream, model.W_E.weight.dtype)),
+            "states": tables_of.states_table(states),
+            "blocks": tables_of.blocks_table(measured.blocks_frame(stream)),
+            "growth": tables_of.growth_table(measured.growth_frame(states)),
+            "massive": tables_of.massive_table(measured.massive_frame(stream), n_chunks, len(stream.norm)),
+            "lens": tables_of.lens_table(lens),
+            "lens_example": tables_of.lens_example_table(example),
+            "norms": tables_of.norms_table(measured.norms_frame(model, stream)),
             "positions": table(
                 measured.positions_frame(stream),
                 f"The norm by position, median over {n_chunks} texts.",
-                state=STATE,
+                state=tables_of.STATE,
                 position=("", "position in the text"),
                 norm=("1", "L2 norm, median over texts"),
                 n_sinks=("texts", "texts in which this is a sink position"),
@@ -252,119 +248,6 @@ def _gates(stream: measured.Stream, dtype: torch.dtype) -> pd.DataFrame:
     worst = stream.rounding.reshape(len(stream.rounding), -1).max(-1)
     bound = max(1e-6, 4 * torch.finfo(dtype).eps)
     return pd.DataFrame({"gate": "additivity", "layer": np.arange(len(worst)), "measured": worst, "bound": bound})
-
-
-def _gates_table(frame: pd.DataFrame) -> Table:
-    return table(
-        frame,
-        "Is the stream the sum of its parts?",
-        gate=("", "identity"),
-        layer=("", "block"),
-        measured=("1", "largest deviation over tokens, over the sum of the parts' norms"),
-        bound=("1", "largest that rounding explains"),
-    )
-
-
-def _spread(name: str, unit: str, meaning: str) -> dict[str, tuple[str, str]]:
-    return {
-        f"{name}_median": (unit, f"median of {meaning}"),
-        f"{name}_p05": (unit, "5th percentile"),
-        f"{name}_p95": (unit, "95th percentile"),
-    }
-
-
-def _states_table(frame: pd.DataFrame) -> Table:
-    shares = {f"top_{k}": ("1", f"share of ‖x‖² in the {k} largest coordinates of a token, median over tokens") for k in measured.SHARES}
-    return table(
-        frame,
-        "The residual stream after every block.",
-        state=STATE,
-        positions=OVER,
-        n_tokens=COUNT,
-        **_spread("norm", "1", "the L2 norm"),
-        norm_max=("1", "largest norm"),
-        mean_log_norm=("1", "mean of ln norm"),
-        **shares,
-    )
-
-
-def _blocks_table(frame: pd.DataFrame) -> Table:
-    return table(
-        frame,
-        "What every block adds.",
-        layer=("", "block"),
-        positions=OVER,
-        n_tokens=COUNT,
-        **_spread("attn", "1", "‖attn_out‖/‖resid_pre‖"),
-        **_spread("mlp", "1", "‖mlp_out‖/‖resid_mid‖"),
-        **_spread("cosine", "1", "cosine between resid_pre and resid_post"),
-        influence=("1", "1 − mean cosine (ShortGPT)"),
-    )
-
-
-def _growth_table(frame: pd.DataFrame) -> Table:
-    return table(
-        frame,
-        "How the norm grows with depth, l ≥ 1.",
-        positions=OVER,
-        rate=("1", "g of norm ~ g^l"),
-        r2_exponential=("1", "R² of that in ln norm"),
-        power=("1", "p of norm ~ l^p"),
-        r2_power=("1", "R² of that"),
-        r2_square_root=("1", "R² of norm ~ √l"),
-        n_states=("states", "points of the fit"),
-    )
-
-
-def _massive_table(frame: pd.DataFrame, n_texts: int, n_states: int) -> Table:
-    return table(
-        frame,
-        f"Massive activations (Sun et al. 2024) in {n_texts} texts and {n_states} states.",
-        position=("", "position in the text"),
-        dimension=("", "coordinate of the stream"),
-        first_state=STATE,
-        last_state=STATE,
-        n_states=("states", "states in which it is massive"),
-        n_texts=("texts", "texts in which it is"),
-        value_median=("1", "median of its values"),
-        value_largest=("1", "the largest of them in magnitude"),
-        ratio=("1", "largest magnitude over the median magnitude of the hidden state"),
-    )
-
-
-def _lens_table(frame: pd.DataFrame) -> Table:
-    return table(
-        frame,
-        "The logit lens on text.",
-        state=STATE,
-        positions=OVER,
-        n_tokens=COUNT,
-        kl_mean=("nats", "mean KL(final ‖ lens)"),
-        **_spread("kl", "nats", "KL(final ‖ lens)"),
-        agreement=("1", "share of tokens with the same most probable next token"),
-    )
-
-
-def _lens_example_table(frame: pd.DataFrame) -> Table:
-    return table(
-        frame,
-        "The logit lens on the example.",
-        state=STATE,
-        position=("", "position"),
-        token=("", "the token there"),
-        top_token=("", "most probable next token"),
-        probability=("1", "its probability"),
-        kl=("nats", "KL(final ‖ lens)"),
-    )
-
-
-def _norms_table(frame: pd.DataFrame) -> Table:
-    words = {f"scale_{word}": ("1", f"{word} over tokens of what the norm divides by") for word in ("min", "median", "max")} | {
-        f"gain_{word}": ("1", f"{word} over coordinates of the gain") for word in ("min", "median", "max")
-    }
-    return table(
-        frame, "The norm layers.", norm=("", "norm layer"), layer=("", "block; for ln_final the number of blocks"), positions=OVER, **words
-    )
 
 
 ANALYSIS = ResidualStream
