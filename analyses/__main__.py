@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from analyses._runs import DType, Mistake, Request, default_model, everything, execute, mistakes
+from analyses._runs import (
+    DType,
+    Mistake,
+    Request,
+    default_model,
+    everything,
+    execute,
+    mistakes,
+)
 
 Flat = tyro.conf.arg(name="")
 

@@ -14,7 +14,13 @@ from torch import Tensor
 from model import Transformer
 from probes import record
 from probes.statistics.logit_lens import logit_lens
-from probes.statistics.residual_norms import MassiveActivation, fit_growth, largest_share, massive_activations, sink_positions
+from probes.statistics.residual_norms import (
+    MassiveActivation,
+    fit_growth,
+    largest_share,
+    massive_activations,
+    sink_positions,
+)
 
 SHARES = (1, 3, 10)
 VERSIONS = ALL, WITHOUT_SINKS, SINKS = "all", "without sinks", "sinks only"

@@ -19,7 +19,15 @@ from analyses._provenance import provenance
 from model import Transformer, load_model
 from model.zoo import zoo
 from probes import SiteError
-from reports import Provenance, StoreError, load_result, load_run, render, save_result, save_run
+from reports import (
+    Provenance,
+    StoreError,
+    load_result,
+    load_run,
+    render,
+    save_result,
+    save_run,
+)
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
 PREFERRED = ("smollm2", "glasslm")

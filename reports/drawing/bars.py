@@ -7,7 +7,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.drawing.canvas import BLUE, FONT, GREY, INK, MUTED, RED, SMALL, axes, every, labels_of, nothing_to_draw, numbers, svg, text_width, write
+from reports.drawing.canvas import (
+    BLUE,
+    FONT,
+    GREY,
+    INK,
+    MUTED,
+    RED,
+    SMALL,
+    axes,
+    every,
+    labels_of,
+    nothing_to_draw,
+    numbers,
+    svg,
+    text_width,
+    write,
+)
 from reports.figures import Bars
 from reports.text import format_number, visible_label
 
