@@ -125,9 +125,10 @@ def run_named(name: str, arguments: list[str]) -> int:
     with mistakes(ValueError):
         analysis_type = analysis_named(name)
 
-    def command(analysis: Annotated[analysis_type, Flat], common: Annotated[Common, Flat]) -> int:  # type: ignore[valid-type]
+    def command(analysis: Any, common: Any) -> int:
         return _execute(common, {name: analysis.parameters()}, name=name, what=analysis.title)
 
+    command.__annotations__ = {"analysis": Annotated[analysis_type, Flat], "common": Annotated[Common, Flat], "return": int}
     with mistakes(ValueError):  # a parameter that the analysis refuses
         return tyro.cli(command, args=arguments, prog=f"prosect run {name}", description=f"{analysis_type.question}\n\n{analysis_type.method}")
 

@@ -148,7 +148,8 @@ def predicted(inputs: tuple[Tensor, ...]) -> Bool[Tensor, "batch pos-1"]:
 def token_losses(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos-1"]:
     """Cross-entropy of every next token, in nats, in fp32 at least."""
     logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:].long(), reduction="none")
+    following = tokens[:, 1:].long()
+    return F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none").view_as(following)
 
 
 def kl_divergence() -> Metric:

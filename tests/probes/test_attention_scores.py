@@ -27,7 +27,9 @@ def random_pattern(seed: int = 0, batch: int = 2, heads: int = 3, n: int = N) ->
 def test_each_planted_head_has_its_score_and_no_other() -> None:
     kinds = {"previous": planted(1), "induction": planted(P - 1), "duplicate": planted(P)}
     measured = {
-        "previous": scores.previous_token_score, "induction": lambda p: scores.induction_score(p, P), "duplicate": lambda p: scores.duplicate_token_score(p, P),
+        "previous": scores.previous_token_score,
+        "induction": lambda p: scores.induction_score(p, P),
+        "duplicate": lambda p: scores.duplicate_token_score(p, P),
     }
     for kind, pattern in kinds.items():
         assert {name: score(pattern).item() for name, score in measured.items()} == {name: float(name == kind) for name in measured}
@@ -38,7 +40,9 @@ def test_prefix_matching_is_induction_on_tokens_repeated_once_and_counts_every_r
     tokens = torch.cat([once, once]).expand(2, -1)
     torch.testing.assert_close(scores.prefix_matching_score(pattern, tokens), scores.induction_score(pattern, P))
     thrice = torch.cat([once, once, once])[None]
-    assert scores.prefix_matching_score(planted(2 * P - 1, 3 * P), thrice).item() == 0.5  # the third occurrence finds the first, the second finds nothing
+    assert (
+        scores.prefix_matching_score(planted(2 * P - 1, 3 * P), thrice).item() == 0.5
+    )  # the third occurrence finds the first, the second finds nothing
     assert scores.induction_score(planted(2 * P - 1, 3 * P), P).item() == 0.0
 
 
@@ -98,7 +102,9 @@ def test_received_mass_equals_the_formula_and_adds_up() -> None:
         np.testing.assert_allclose(received[..., k], np.mean([pattern[..., i, k].numpy() for i in range(k, length)], axis=0), rtol=1e-12)
     assert received[..., length:].isnan().all()
     weights = torch.arange(length, 0, -1, dtype=torch.float64)
-    torch.testing.assert_close((received[..., :length] * weights).sum(-1), torch.full((2, 3), float(length), dtype=torch.float64))  # Σ_j C_j = n
+    torch.testing.assert_close(
+        (received[..., :length] * weights).sum(-1), torch.full((2, 3), float(length), dtype=torch.float64)
+    )  # Σ_j C_j = n
 
 
 @pytest.mark.parametrize("places", [range(3, 3 + N), range(N), [0, 2, 3, 5, 6, 7, 9, 10]], ids=["left", "right", "holes"])
@@ -114,9 +120,19 @@ def test_padding_changes_nothing(places) -> None:
     for without_first in (False, True):
         for score in (scores.previous_token_score, scores.mean_distance):
             torch.testing.assert_close(score(wide, mask, without_first=without_first), score(pattern, without_first=without_first))
-        torch.testing.assert_close(scores.induction_score(wide, P, mask, without_first=without_first), scores.induction_score(pattern, P, without_first=without_first))
-        torch.testing.assert_close(scores.prefix_matching_score(wide, padded, mask, without_first=without_first), scores.prefix_matching_score(pattern, tokens, without_first=without_first))
-        torch.testing.assert_close(scores.row_entropy(wide, mask, without_first=without_first)[:, :, places], scores.row_entropy(pattern, without_first=without_first), equal_nan=True)
+        torch.testing.assert_close(
+            scores.induction_score(wide, P, mask, without_first=without_first),
+            scores.induction_score(pattern, P, without_first=without_first),
+        )
+        torch.testing.assert_close(
+            scores.prefix_matching_score(wide, padded, mask, without_first=without_first),
+            scores.prefix_matching_score(pattern, tokens, without_first=without_first),
+        )
+        torch.testing.assert_close(
+            scores.row_entropy(wide, mask, without_first=without_first)[:, :, places],
+            scores.row_entropy(pattern, without_first=without_first),
+            equal_nan=True,
+        )
     torch.testing.assert_close(scores.first_token_mass(wide, mask), scores.first_token_mass(pattern))
     torch.testing.assert_close(scores.sink_score(wide, mask, length=5), scores.sink_score(pattern, length=5))
     assert scores.row_sum_error(wide, mask) < 1e-12

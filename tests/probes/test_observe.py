@@ -11,8 +11,10 @@ from probes import Edit, SiteError, UnknownSiteError, ablate_heads, intervene, l
 from tests.conftest import hugging_face
 
 NAMES = {
-    "blocks.*.attn.z": "transformer.h.*.attn.c_proj:input", "blocks.*.resid_post": "transformer.h.*:output",
-    "blocks.*.mlp_out": "transformer.h.*.mlp:output", "embed": "transformer.wte:output",
+    "blocks.*.attn.z": "transformer.h.*.attn.c_proj:input",
+    "blocks.*.resid_post": "transformer.h.*:output",
+    "blocks.*.mlp_out": "transformer.h.*.mlp:output",
+    "embed": "transformer.wte:output",
 }
 
 
@@ -32,7 +34,10 @@ def test_sites_equal_ours(theirs: nn.Module) -> None:
         assert a[name].shape == b[name].shape and torch.allclose(a[name], b[name], atol=1e-4), name
     for name in seen.sites():
         heads = [2] if name.endswith(".z") else None
-        with intervene(ours, Edit(name, scale(0.3), heads=heads, positions=[1, 3])), intervene(seen, Edit(name, scale(0.3), heads=heads, positions=[1, 3])):
+        with (
+            intervene(ours, Edit(name, scale(0.3), heads=heads, positions=[1, 3])),
+            intervene(seen, Edit(name, scale(0.3), heads=heads, positions=[1, 3])),
+        ):
             assert torch.allclose(ours(tokens), seen(tokens), atol=1e-4), name
     fast, slow = (sweep(m, (tokens,), ablate_heads(m, zero()), loss()) for m in (ours, seen))
     assert abs(fast["effect"] - slow["effect"]).max() < 1e-4

@@ -12,8 +12,20 @@ from tests.conftest import relative
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    config = TransformerConfig(n_layers=3, d_model=24, n_heads=4, n_kv_heads=2, d_head=6, d_mlp=32, d_vocab=50, n_ctx=20,
-                               positions="rotary", norm="rms", activation="silu", gated=True)
+    config = TransformerConfig(
+        n_layers=3,
+        d_model=24,
+        n_heads=4,
+        n_kv_heads=2,
+        d_head=6,
+        d_mlp=32,
+        d_vocab=50,
+        n_ctx=20,
+        positions="rotary",
+        norm="rms",
+        activation="silu",
+        gated=True,
+    )
     built = Transformer(config, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in built.parameters():
@@ -146,14 +158,16 @@ def test_heads_and_positions(model: Transformer, tokens: torch.Tensor) -> None:
             model(tokens)
         with intervene(model, edit), record(model, edit.site) as after:
             model(tokens)
-        return (before[edit.site] != after[edit.site])
+        return before[edit.site] != after[edit.site]
 
     bump = lambda x: x + 1.0  # noqa: E731
     z = "blocks.1.attn.z"
     assert changed(Edit(z, bump)).all()
     for heads, positions, expected in (
-        ([2], None, lambda h, p, b: h == 2), ([0, -1], [4], lambda h, p, b: (h in (0, 3)) and p == 4),
-        (None, -1, lambda h, p, b: p == 8), (None, [[0], [], [1, 2]], lambda h, p, b: (b, p) in ((0, 0), (2, 1), (2, 2))),
+        ([2], None, lambda h, p, b: h == 2),
+        ([0, -1], [4], lambda h, p, b: (h in (0, 3)) and p == 4),
+        (None, -1, lambda h, p, b: p == 8),
+        (None, [[0], [], [1, 2]], lambda h, p, b: (b, p) in ((0, 0), (2, 1), (2, 2))),
     ):
         got = changed(Edit(z, bump, heads=heads, positions=positions)).any(-1)
         for b in range(3):
@@ -238,15 +252,23 @@ def test_changes(model: Transformer, tokens: torch.Tensor) -> None:
 def test_own_functions_may_work_in_place(model: Transformer, tokens: torch.Tensor) -> None:
     with record(model, ["blocks.0.resid_post", "blocks.1.resid_pre"]) as before:
         model(tokens)
-    with intervene(model, Edit("blocks.1.resid_pre", lambda x: x.zero_(), positions=[2])), record(model, ["blocks.0.resid_post", "blocks.1.resid_pre"]) as after:
+    with (
+        intervene(model, Edit("blocks.1.resid_pre", lambda x: x.zero_(), positions=[2])),
+        record(model, ["blocks.0.resid_post", "blocks.1.resid_pre"]) as after,
+    ):
         model(tokens)
     assert torch.equal(before["blocks.0.resid_post"], after["blocks.0.resid_post"])
-    assert (after["blocks.1.resid_pre"][:, 2] == 0).all() and torch.equal(after["blocks.1.resid_pre"][:, 3], before["blocks.1.resid_pre"][:, 3])
+    assert (after["blocks.1.resid_pre"][:, 2] == 0).all() and torch.equal(
+        after["blocks.1.resid_pre"][:, 3], before["blocks.1.resid_pre"][:, 3]
+    )
 
 
 @torch.no_grad()
 def test_edit_of_scores_is_masked_again(model: Transformer, tokens: torch.Tensor) -> None:
-    with intervene(model, Edit("blocks.0.attn.scores", lambda s: s.masked_fill(s.isinf(), 50.0))), record(model, "blocks.0.attn.pattern") as a:
+    with (
+        intervene(model, Edit("blocks.0.attn.scores", lambda s: s.masked_fill(s.isinf(), 50.0))),
+        record(model, "blocks.0.attn.pattern") as a,
+    ):
         assert model(tokens).isfinite().all()
     assert (a["blocks.0.attn.pattern"].triu(1) == 0).all()
 

@@ -67,7 +67,9 @@ def test_growth_tells_exponential_from_power_law() -> None:
     exponential = fit_growth(0.3 + depth * math.log(1.079))
     assert exponential.rate == pytest.approx(1.079) and exponential.r2_exponential == pytest.approx(1.0) and exponential.r2_power < 0.95
     power = fit_growth(np.log(3.0) + 0.5 * np.log(np.maximum(depth, 1)))
-    assert power.power == pytest.approx(0.5) and power.r2_power == pytest.approx(1.0) == power.r2_square_root and power.r2_exponential < 0.95
+    assert (
+        power.power == pytest.approx(0.5) and power.r2_power == pytest.approx(1.0) == power.r2_square_root and power.r2_exponential < 0.95
+    )
 
 
 def test_the_embedding_is_no_point_of_the_fit() -> None:

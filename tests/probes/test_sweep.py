@@ -28,7 +28,11 @@ from probes import (
 from tests.conftest import hugging_face
 
 METRICS = {
-    "loss": loss(), "difference": logit_difference(3, [4, 5, 6]), "log": log_probability([1, 2, 3]), "probability": probability(3), "kl": kl_divergence(),
+    "loss": loss(),
+    "difference": logit_difference(3, [4, 5, 6]),
+    "log": log_probability([1, 2, 3]),
+    "probability": probability(3),
+    "kl": kl_divergence(),
 }
 MODELS = {name: wrap(hugging_face(name, i)).requires_grad_(False) for name, i in (("gpt2", 0), ("llama", 1))}
 
@@ -43,8 +47,11 @@ def batch(model: Transformer, padding: str) -> tuple:
 
 
 CHANGES = {
-    "zero": lambda inputs: zero(), "scale": lambda inputs: scale(1.5), "mean": lambda inputs: mean(inputs),
-    "resample": lambda inputs: resample(inputs, torch.Generator().manual_seed(0)), "own": lambda inputs: (lambda x: x.flip(-1)),
+    "zero": lambda inputs: zero(),
+    "scale": lambda inputs: scale(1.5),
+    "mean": lambda inputs: mean(inputs),
+    "resample": lambda inputs: resample(inputs, torch.Generator().manual_seed(0)),
+    "own": lambda inputs: lambda x: x.flip(-1),
 }
 
 
@@ -64,7 +71,9 @@ def cases(draw):
         positions = draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)) if draw(st.booleans()) else None
         return Edit(name, CHANGES[kind](inputs), heads=heads, positions=positions)
 
-    edits = [tuple(edit() for _ in range(draw(st.integers(2, 3)))) if draw(st.booleans()) else edit() for _ in range(draw(st.integers(1, 5)))]
+    edits = [
+        tuple(edit() for _ in range(draw(st.integers(2, 3)))) if draw(st.booleans()) else edit() for _ in range(draw(st.integers(1, 5)))
+    ]
     return model, inputs, edits, draw(st.sampled_from(sorted(METRICS))), draw(st.sampled_from([1, 20_000, 10**9]))
 
 
@@ -82,8 +91,13 @@ def test_equals_each_edit_alone(case) -> None:
             with intervene(model, edit):
                 expected = readout.measure(read(model(*inputs)), clean)
             rows = table[table["edit"] == number].sort_values("example")
-            size = max(1.0, float(expected.nan_to_num().abs().max()))  # an edit of a norm's scale by zero is not a number, alone and in a sweep
-            assert torch.allclose(torch.tensor(rows["edited"].to_numpy()).float(), expected, atol=2e-5 * size, equal_nan=True), (number, edit)
+            size = max(
+                1.0, float(expected.nan_to_num().abs().max())
+            )  # an edit of a norm's scale by zero is not a number, alone and in a sweep
+            assert torch.allclose(torch.tensor(rows["edited"].to_numpy()).float(), expected, atol=2e-5 * size, equal_nan=True), (
+                number,
+                edit,
+            )
     assert (table["effect"].isna() | (table["edited"] - table["clean"] == table["effect"])).all()
     assert not any(site.observed for site in model.sites().values())
 
