@@ -69,15 +69,15 @@ class HeadAblation(Analysis):
     )
     order: ClassVar[int] = 30
 
-    n_prompts: int = 8
+    n_prompts: int = 16
     """how many prompts with a target and a foil are used, the first of the file"""
     ablations: tuple[Ablation, ...] = ("zero", "mean", "resample")
-    """what a head's output is replaced by when the logit difference is measured; zero is there too, each takes as long as the others"""
+    """what a head's output is replaced by when the logit difference is measured"""
     n_chunks: int = 4
     """how many chunks of the text the loss is measured on; 0 leaves the loss out"""
     length: int = 16
     """tokens per chunk; shortened to the context"""
-    loss_ablations: tuple[Ablation, ...] = ("mean",)
+    loss_ablations: tuple[Ablation, ...] = ("zero", "mean", "resample")
     """what a head's output is replaced by when the loss is measured: every position is unembedded for every head, so that each takes long"""
 
     def __post_init__(self) -> None:
