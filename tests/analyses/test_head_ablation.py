@@ -101,7 +101,7 @@ def test_resampling_from_the_same_prompt_changes_nothing_and_unpaired_prompts_ar
 
 
 def test_a_no_op_and_the_first_prompt_are_reported(glasslm: Transformer) -> None:
-    result = ANALYSIS(n_prompts=3, n_chunks=2, ablations=("mean",)).run(glasslm, load_corpus(glasslm))
+    result = ANALYSIS(n_prompts=3, n_chunks=2, ablations=("mean",), loss_ablations=("mean",)).run(glasslm, load_corpus(glasslm))
     gate = result.tables["gates"].frame.iloc[0]
     assert gate["measured"] <= gate["bound"] < 1e-3
     first = next(e for e in result.verdict.evidence if e.name == "clean logit difference of the first prompt")
