@@ -199,7 +199,7 @@ class Attribution(Analysis):
         if not bad:
             said = f"Integrated gradients adds up in all {len(gaps)} prompts (largest gap {gaps.max():.1g})"
         else:
-            said = f"Integrated gradients does not add up in {bad} of {len(gaps)} prompts (largest gap {gaps.max():.2g}, allowed {self.tolerance:g}); there it is not to be read"
+            said = f"Integrated gradients does not add up in {bad} of {len(gaps)} prompts (gap up to {gaps.max():.2g} of the effect, allowed {self.tolerance:g})"
         return Verdict(
             status=status,
             claim=f"{said}; {_top_claim(tables, self.tolerance)}.",
@@ -256,9 +256,7 @@ def _top_claim(tables: Tables, tolerance: float) -> str:
     top = _strongest(tables["tokens"].frame, method)
     top = top.loc[sound] if len(sound) else top
     first = top.iloc[0]
-    answers = int((top["token"] == complete.loc[top.index, "target"]).sum())
-    itself = f", and the strongest token is the target itself in {answers} of {len(top)} prompts" if answers else ""
-    return f"by {method} “{visible_token(first['token'])}” (position {first['position']}) carries most in prompt {top.index[0]}, {first['attribution']:+.2f} logits{itself}"
+    return f"by {method} “{visible_token(first['token'])}” (position {first['position']}) carries most in prompt {top.index[0]}, {first['attribution']:+.2f} logits"
 
 
 def _evidence(tables: Tables, tolerance: float) -> tuple[Evidence, ...]:

@@ -71,7 +71,7 @@ def test_verdicts(glasslm: Transformer) -> None:
         return verdict.status, verdict.claim
 
     assert judged(1e-4)[0] == "pass"
-    assert judged(0.02)[0] == "warn" and "does not add up in 1 of 3 prompts (largest gap 0.02, allowed 0.001)" in judged(0.02)[1]
+    assert judged(0.02)[0] == "warn" and "does not add up in 1 of 3 prompts (gap up to 0.02 of the effect, allowed 0.001)" in judged(0.02)[1]
     assert judged(0.2)[0] == "fail"
     assert judged(float("nan"))[0] == "inconclusive" and "In 1 of 3 prompts the baseline changes nothing" in judged(float("nan"))[1]
 
