@@ -20,7 +20,13 @@ from analyses._corpus import Corpus, tokenize_prompts
 from analyses._rank_correlation import rank_correlation
 from model import Transformer
 from probes import logit_difference
-from probes.attribution import SiteFunction, gradient_x_input, integrated_gradients, occlusion, site_function
+from probes.attribution import (
+    SiteFunction,
+    gradient_x_input,
+    integrated_gradients,
+    occlusion,
+    site_function,
+)
 from reports import Evidence, Figure, Verdict, visible_token
 
 METHODS = ("integrated gradients", "gradient × input", "occlusion")

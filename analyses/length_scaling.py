@@ -19,15 +19,21 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from analyses import _length_scaling_evidence as said
 from analyses import _length_scaling_figures as figures
 from analyses._contract import Analysis, Tables, table
 from analyses._corpus import Corpus, CorpusError
 from analyses._flops import flops_crossover, forward_flops
 from analyses._live_memory import peak_bytes
-from analyses._loss_by_context import bins_of, differences_by_context, loss_by_context, losses_of
+from analyses._loss_by_context import (
+    bins_of,
+    differences_by_context,
+    loss_by_context,
+    losses_of,
+)
 from analyses._scaling_fit import bootstrap_fits, fit_quadratic, percentile_interval
 from model import Transformer
-from reports import Evidence, Figure, Verdict
+from reports import Figure, Verdict
 
 NOISY, GROSS = 0.1, 0.25
 """interquartile range over median above which torch.utils.benchmark warns, and warns in stronger words"""
@@ -190,14 +196,14 @@ class LengthScaling(Analysis):
 
     def judge(self, tables: Tables) -> Verdict:
         loss, differences = tables["loss"].frame, tables["differences"].frame
-        evidence = _evidence(tables)
+        evidence = said.evidence(tables)
         if len(loss) < 2:
             return Verdict(
                 status="inconclusive",
                 claim="Context and text are too short to compare the loss of different lengths of context.",
                 evidence=evidence,
             )
-        short = _short(differences)
+        short = said.short(differences)
         first, last, total, rise = loss.iloc[short], loss.iloc[-1], differences.iloc[short], differences.iloc[-1]
         if differences["low"].isna().any():
             return Verdict(
@@ -205,25 +211,25 @@ class LengthScaling(Analysis):
                 claim="The loss was measured on one chunk of text, so nothing says how sure it is.",
                 evidence=evidence,
             )
-        said = f"from {first['loss']:.2f} nats with {_words(first)} to {last['loss']:.2f} with {_words(last)}"
-        cost = _cost(tables["operations"].frame)
+        course = f"from {first['loss']:.2f} nats with {said.words(first)} to {last['loss']:.2f} with {said.words(last)}"
+        cost = said.cost(tables["operations"].frame)
         if total["low"] <= 0 <= total["high"]:
             return Verdict(
                 status="inconclusive",
-                claim=f"Whether context lowers the loss cannot be told: {said}, difference between {total['low']:.2f} and {total['high']:.2f}; {cost}.",
+                claim=f"Whether context lowers the loss cannot be told: {course}, difference between {total['low']:.2f} and {total['high']:.2f}; {cost}.",
                 evidence=evidence,
             )
         if total["low"] > 0:
-            return Verdict(status="fail", claim=f"The loss rises with context, {said}; {cost}.", evidence=evidence)
+            return Verdict(status="fail", claim=f"The loss rises with context, {course}; {cost}.", evidence=evidence)
         if rise["low"] > 0:
             return Verdict(
                 status="warn",
-                claim=f"The loss falls with context, {said}, but rises again by {rise['difference']:.2f} nats over the longest; {cost}.",
+                claim=f"The loss falls with context, {course}, but rises again by {rise['difference']:.2f} nats over the longest; {cost}.",
                 evidence=evidence,
             )
         return Verdict(
             status="pass",
-            claim=f"The loss falls with context, {said}; {cost}.",
+            claim=f"The loss falls with context, {course}; {cost}.",
             evidence=evidence,
             why="A loss that rises towards the end of the context says that the model cannot use what it is given.",
         )
@@ -351,93 +357,6 @@ def _fits(times: pd.DataFrame, memory: pd.DataFrame, seed: int) -> pd.DataFrame:
             for name in ("c", "a", "b", "crossover")
         ]
     return pd.DataFrame(rows, columns=["cost", "coefficient", "value", "low", "high"]).astype({"value": float, "low": float, "high": float})
-
-
-def _short(differences: pd.DataFrame) -> int:
-    """Which bin the longest contexts are compared with: the shortest that does not consist of the first token alone, where there is one."""
-    return min(1, len(differences) - 1)
-
-
-def _words(row: pd.Series) -> str:
-    first, last = int(row["first"]), int(row["last"])
-    return f"{first} token{'s' if first > 1 else ''} of context" if first == last else f"{first} to {last} tokens of context"
-
-
-def _cost(operations: pd.DataFrame) -> str:
-    if operations.empty:
-        return "no length could be timed"
-    last = operations.iloc[-1]
-    return f"at {int(last['length'])} tokens attention takes {last['share']:.0%} of the operations and would equal the rest at {last['crossover']:.0f} tokens"
-
-
-def _evidence(tables: Tables) -> tuple[Evidence, ...]:
-    found = []
-    differences, operations = tables["differences"].frame, tables["operations"].frame
-    if len(differences) and differences["low"].notna().all():
-        total, rise = differences.iloc[_short(differences)], differences.iloc[-1]
-        found.append(
-            Evidence(
-                name="loss with the longest contexts − loss with short ones, upper end of the 95 % interval",
-                measured=float(total["high"]),
-                unit="nats per token",
-                threshold=0.0,
-                relation="<",
-                where=f"against contexts of {total['against']} tokens",
-                source="it should fall",
-            )
-        )
-        found.append(
-            Evidence(
-                name="change of the loss over the last doubling of context, lower end of the 95 % interval",
-                measured=float(rise["low"]),
-                unit="nats per token",
-                threshold=0.0,
-                relation="<=",
-                where=f"against contexts of {rise['against']} tokens",
-                source="it should not rise",
-            )
-        )
-    if len(operations):
-        last = operations.iloc[-1]
-        found.append(
-            Evidence(
-                name="share of attention in the operations, all pairs",
-                measured=float(last["share"]),
-                unit="1",
-                where=f"{int(last['length'])} tokens",
-            )
-        )
-        found.append(
-            Evidence(
-                name="length where attention equals projections and MLP in operations, all pairs",
-                measured=float(last["crossover"]),
-                unit="tokens",
-            )
-        )
-        found.append(Evidence(name="the same over visible pairs only", measured=float(last["crossover_causal"]), unit="tokens"))
-    fits = tables["fits"].frame
-    for cost in ("time", "memory"):
-        crossover = fits[(fits["cost"] == cost) & (fits["coefficient"] == "crossover")]
-        if len(crossover) and np.isfinite(crossover["value"].iloc[0]):
-            found.append(
-                Evidence(
-                    name=f"measured length where the quadratic part of the {cost} equals the linear one",
-                    measured=float(crossover["value"].iloc[0]),
-                    unit="tokens",
-                )
-            )
-    time_ = tables["time"].frame
-    if len(time_) and time_["spread"].notna().any():
-        worst = time_.loc[time_["spread"].idxmax()]
-        found.append(
-            Evidence(
-                name="measured largest spread of times (interquartile range over median)",
-                measured=float(worst["spread"]),
-                unit="1",
-                where=f"{int(worst['length'])} tokens",
-            )
-        )
-    return tuple(found)
 
 
 ANALYSIS = LengthScaling
