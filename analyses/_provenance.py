@@ -24,7 +24,6 @@ def provenance(model: Transformer, corpus: Corpus, *, seed: int, command: Sequen
     """Everything needed to run it again, as it is now."""
     config, source = model.config, model.source
     commit, dirty = _git()
-    weight = model.W_E.weight
     return Provenance(
         command=shlex.join(command), versions={"python": platform.python_version(), "prosect code": _code(), **_versions()}, git_commit=commit, git_dirty=dirty,
         model={
@@ -35,7 +34,7 @@ def provenance(model: Transformer, corpus: Corpus, *, seed: int, command: Sequen
             "digest": corpus.digest, "text": corpus.text_source, "text_tokens": len(corpus.tokens),
             "prompts": corpus.prompts_source, "n_prompts": len(corpus.prompts),
         },
-        seed=seed, dtype=str(weight.dtype).removeprefix("torch."), device=str(weight.device), threads=torch.get_num_threads(),
+        seed=seed, dtype=str(model.dtype).removeprefix("torch."), device=str(model.device), threads=torch.get_num_threads(),
         platform=f"{platform.system()} {platform.machine()}",
     )
 

@@ -86,6 +86,9 @@ def load(request: Request) -> tuple[Transformer, Corpus]:
     """The model and the corpus of a request. Raises Mistake."""
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
         model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype))
+    if not isinstance(model, Transformer) or not model.config.causal or model.config.head != "lm":
+        kind = "an encoder-decoder" if not isinstance(model, Transformer) else "a stack without a language-model head"
+        raise Mistake(f"{request.model} is {kind}; the analyses take decoders with a language-model head, so far")
     _warm_up(model)
     with mistakes(ValueError, OSError):
         return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))
@@ -95,7 +98,7 @@ def load(request: Request) -> tuple[Transformer, Corpus]:
 def _warm_up(model: Transformer) -> None:
     """Spend the first parallel attention of the process on nothing: with two threads it now and then rounds otherwise than
     all later ones do (seen with torch 2.13 on MKL), and two runs of one command are to agree in every byte."""
-    model(torch.zeros(4, min(16, model.config.n_ctx), dtype=torch.long, device=model.W_E.weight.device))
+    model(torch.zeros(4, min(16, model.config.n_ctx), dtype=torch.long, device=model.device))
 
 
 def execute(request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False) -> Path:

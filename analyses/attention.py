@@ -135,7 +135,7 @@ class Attention(Analysis):
         return {
             "heads": tables_of.heads_table(heads),
             "layers": tables_of.layers_table(text),
-            "gates": tables_of.gates_table([text, random], model.W_E.weight.dtype),
+            "gates": tables_of.gates_table([text, random], model.dtype),
             "repeats": table(
                 pd.DataFrame(
                     [{"half": half, "loss": loss, "n_tokens": n} for half, (loss, n) in random.losses.items()],
@@ -257,13 +257,13 @@ class Attention(Analysis):
     def _on_text(self, model: Transformer, corpus: Corpus, plan: _Plan) -> Measured:
         if plan.length < SHORTEST:
             return nothing(list(TEXT), model)
-        tokens = corpus.chunks(plan.n_chunks, plan.length).to(model.W_E.weight.device)
+        tokens = corpus.chunks(plan.n_chunks, plan.length).to(model.device)
         return on_text(model, tokens, batch_size=self.batch_size, sink_length=plan.sink_length, sink_threshold=self.sink_threshold)
 
     def _on_random(self, model: Transformer, plan: _Plan) -> Measured:
         if plan.period < SHORTEST:
             return nothing(list(RANDOM), model)
-        tokens = repeated_tokens(drawable(model), self.n_sequences, plan.period, seed=self.seed).to(model.W_E.weight.device)
+        tokens = repeated_tokens(drawable(model), self.n_sequences, plan.period, seed=self.seed).to(model.device)
         return on_random_tokens(model, tokens, batch_size=self.batch_size)
 
     def _described(self, tables: Tables) -> list[Evidence]:
@@ -323,7 +323,7 @@ def _flagged(heads: pd.DataFrame) -> pd.DataFrame:
 
 def _example(model: Transformer, corpus: Corpus) -> Int[Tensor, "1 pos"]:
     """The first prompt; where there is none, the beginning of the text."""
-    device, most = model.W_E.weight.device, min(EXAMPLE_TOKENS, model.config.n_ctx)
+    device, most = model.device, min(EXAMPLE_TOKENS, model.config.n_ctx)
     if model.tokenizer is not None and corpus.prompts:
         return model.tokenize([corpus.prompts[0].prompt])[0][:, :most]
     return corpus.tokens[None, : min(24, most)].to(device) if len(corpus.tokens) else torch.zeros(1, 1, dtype=torch.long, device=device)

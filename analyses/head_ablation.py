@@ -303,7 +303,7 @@ def _no_op(model: Transformer, prompts: Sequence[Prompt], chunks: torch.Tensor |
             .max()
         )
         rows.append(
-            {"gate": "a head's output times 1", "measured": float(effect), "bound": 100 * torch.finfo(model.W_E.weight.dtype).eps * largest}
+            {"gate": "a head's output times 1", "measured": float(effect), "bound": 100 * torch.finfo(model.dtype).eps * largest}
         )
     return pd.DataFrame(rows, columns=["gate", "measured", "bound"]).astype({"measured": float, "bound": float})
 

@@ -176,7 +176,7 @@ class LengthScaling(Analysis):
 
     def _costs(self, model: Transformer, corpus: Corpus, lengths: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Peak memory of every length, then the times. Watching the memory is the untimed first pass."""
-        device, weights = model.W_E.weight.device, [*model.parameters(), *model.buffers()]
+        device, weights = model.device, [*model.parameters(), *model.buffers()]
         sequences = {n: _sequence(model, corpus, n) for n in lengths}
         memory = [
             {"length": n, "bytes": float(peak_bytes(lambda n=n: _forward(model, sequences[n]), device, [*weights, sequences[n]]))}
@@ -239,7 +239,7 @@ class LengthScaling(Analysis):
 
     def notes(self, model: Transformer, corpus: Corpus) -> Mapping[str, str]:
         chunks, lengths = self._chunks(model, corpus), self._lengths(model)
-        device = model.W_E.weight.device
+        device = model.device
         return {
             "text": f"{len(chunks)} chunks of {chunks.shape[1]} tokens (asked for: {self.n_chunks} of {self.length})"
             if len(chunks)
@@ -254,7 +254,7 @@ class LengthScaling(Analysis):
 def _sequence(model: Transformer, corpus: Corpus, n: int) -> Int[Tensor, "1 pos"]:
     """The first n tokens of the text, which begins anew where it is too short. What the tokens are does not change the cost."""
     tokens = corpus.tokens if len(corpus.tokens) else torch.zeros(1, dtype=torch.long)
-    return tokens.repeat(-(-n // len(tokens)))[:n][None].to(model.W_E.weight.device)
+    return tokens.repeat(-(-n // len(tokens)))[:n][None].to(model.device)
 
 
 def _forward(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> Tensor:

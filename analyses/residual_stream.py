@@ -75,7 +75,7 @@ class ResidualStream(Analysis):
         n_chunks, length = self._size(model, corpus)
         if length < SHORTEST:
             return {"gates": tables_of.gates_table(pd.DataFrame(columns=["gate", "layer", "measured", "bound"]))}
-        tokens = corpus.chunks(n_chunks, length).to(model.W_E.weight.device)
+        tokens = corpus.chunks(n_chunks, length).to(model.device)
         with torch.no_grad():
             stream = measured.measure_stream(model, tokens, batch_size=self.batch_size, sink_factor=self.sink_factor)
             chosen = slice(min(self.n_lens_chunks, n_chunks))
@@ -83,7 +83,7 @@ class ResidualStream(Analysis):
             example = measured.lens_prompt_frame(model, _example(model, corpus))
         states = measured.states_frame(stream)
         return {
-            "gates": tables_of.gates_table(_gates(stream, model.W_E.weight.dtype)),
+            "gates": tables_of.gates_table(_gates(stream, model.dtype)),
             "states": tables_of.states_table(states),
             "blocks": tables_of.blocks_table(measured.blocks_frame(stream)),
             "growth": tables_of.growth_table(measured.growth_frame(states)),
@@ -240,7 +240,7 @@ def _example(model: Transformer, corpus: Corpus) -> Int[Tensor, "1 pos"]:
     most = min(PROMPT_TOKENS, model.config.n_ctx)
     if model.tokenizer is not None and corpus.prompts:
         return model.tokenize([corpus.prompts[0].prompt])[0][:, :most]
-    return corpus.tokens[None, :most].to(model.W_E.weight.device)
+    return corpus.tokens[None, :most].to(model.device)
 
 
 def _gates(stream: measured.Stream, dtype: torch.dtype) -> pd.DataFrame:

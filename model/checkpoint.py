@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.architectures import architecture_for
-from model.config import TransformerConfig
+from model.config import EncoderDecoderConfig, TransformerConfig
+from model.encoder_decoder import EncoderDecoder
+from model.projection import HeadProjection
 from model.source import Source
 from model.tokenizer import Tokenizer, special_ids
 from model.transformer import Transformer
@@ -26,26 +28,44 @@ NATIVE = "prosect"
 """`model_type` of a folder in our own layout: config.json, model.safetensors, tokenizer.json"""
 
 
-def assemble(config: TransformerConfig, weights: Mapping[str, Tensor]) -> Transformer:
+Model = Transformer | EncoderDecoder
+Config = TransformerConfig | EncoderDecoderConfig
+
+
+def build(config: Config, *, generator: torch.Generator | None = None) -> Model:
+    """A freshly initialised model of that config: one stack, or an encoder and a decoder."""
+    return (EncoderDecoder if isinstance(config, EncoderDecoderConfig) else Transformer)(config, generator=generator)
+
+
+def assemble(config: Config, weights: Mapping[str, Tensor]) -> Model:
     """A model around existing tensors: none is copied, a Parameter stays the same object.
 
     Raises ValueError that names a tensor which is missing, not known, or of another shape.
     """
     with torch.device("meta"):
-        model = Transformer(config)
-    expected = dict(model.named_parameters())
+        model = build(config)
+    names: dict[int, list[str]] = {}  # a tied parameter has several
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    expected = dict(model.named_parameters()) | dict(model.named_buffers())
     if missing := sorted(set(expected) - set(weights)):
         raise ValueError(f"the weights lack {missing[0]!r}")
     if unknown := sorted(set(weights) - set(expected)):
         raise ValueError(f"the weights hold {unknown[0]!r}, which a model of this config has no use for")
     for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(f"{name} must have shape {tuple(expected[name].shape)} by the config, got {tuple(tensor.shape)}")
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, as_parameter(tensor))
-    if config.tied_embeddings:
-        model.W_U.weight = model.W_E.weight
+        if tensor.shape != expected[name].shape and not _per_head(model.get_submodule(owner), leaf, tensor):
+            raise ValueError(f"{name} must have shape {tuple(expected[name].shape)} by the config, got {tuple(tensor.shape)}")
+        value = as_parameter(tensor) if isinstance(expected[name], nn.Parameter) else tensor
+        for same in names.get(id(expected[name]), [name]):
+            owner, _, leaf = same.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, value)
     return model.eval()
+
+
+def _per_head(owner: nn.Module, leaf: str, tensor: Tensor) -> bool:
+    """Is this a view of a fused matrix, head by head?"""
+    return isinstance(owner, HeadProjection) and owner.fits(leaf, tensor.shape)
 
 
 def as_parameter(tensor: Tensor) -> nn.Parameter:
@@ -94,62 +114,76 @@ def read_safetensors(files: tuple[Path, ...], device: str | torch.device, dtype:
     return tensors
 
 
-def load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype, source: Source) -> Transformer:
+def load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype, source: Source) -> Model:
     """A Hugging Face folder, or one that `save_model` wrote."""
     foreign = read_json(folder / "config.json")
     files = safetensors_files(folder)
     tensors = read_safetensors(files, device, dtype)
     if foreign.get("model_type") == NATIVE:
-        config = TransformerConfig.from_dict(foreign["config"])
+        config = (EncoderDecoderConfig if "encoder" in foreign["config"] else TransformerConfig).from_dict(foreign["config"])
         weights: Mapping[str, Tensor] = tensors
     else:
         architecture = architecture_for(foreign.get("model_type", "without a model_type"))
-        config = architecture.read_config(foreign)
+        config = architecture.read_config(foreign, tensors)
         weights = architecture.read_weights(config, tensors)
     model = assemble(config, weights)
     model.source = source
     model.tokenizer = load_tokenizer(folder, foreign)
+    if isinstance(model, EncoderDecoder) and "target_tokenizer" in foreign:
+        model.target_tokenizer = load_tokenizer(folder, foreign["target_tokenizer"], "target_tokenizer.json")
     return model
 
 
-def load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a folder, None if it has none."""
-    path = folder / "tokenizer.json"
+def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str = "tokenizer.json") -> Tokenizer | None:
+    """The tokenizer of a folder, None if it has none. Roles that neither config.json nor tokenizer_config.json tells are those of
+    generation_config.json.
+    """
+    path = folder / name
     if not path.is_file():
         return None
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"{path} cannot be read as a tokenizer: {error}") from None
-    roles = special_ids(backend, dict(config))
+    defaults = folder / "generation_config.json"
+    roles = special_ids(backend, read_json(defaults)) if defaults.is_file() else {}
+    roles |= special_ids(backend, dict(config))
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         roles |= special_ids(backend, read_json(settings))
     return Tokenizer(backend, **roles)
 
 
-def save_model(model: Transformer, folder: str | Path) -> Path:
+def save_model(model: Model, folder: str | Path) -> Path:
     """Write config.json, model.safetensors and tokenizer.json; `load_model(folder)` gives the same logits to the bit.
 
     Each file is written beside its place and renamed, the config last, so that a folder with a config is whole.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    with torch.device("meta"):
+        plain = build(model.config)  # in which no matrix is a view of a fused one
+    shapes = {name: tensor.shape for name, tensor in (*plain.named_parameters(), *plain.named_buffers())}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    weights = {name: tensor.detach().reshape(shapes[name]).contiguous() for name, tensor in named.items()}
     values: dict[str, Any] = {"model_type": NATIVE, "config": model.config.to_dict()}
-    with _renamed_when_whole(folder / "model.safetensors") as path:
+    with renamed_when_whole(folder / "model.safetensors") as path:
         save_file(weights, path)
     if model.tokenizer is not None:
-        values |= {f"{role}_token_id": getattr(model.tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
-        with _renamed_when_whole(folder / "tokenizer.json") as path:
+        values |= model.tokenizer.roles()
+        with renamed_when_whole(folder / "tokenizer.json") as path:
             model.tokenizer.save(path)
-    with _renamed_when_whole(folder / "config.json") as path:
+    if (target := getattr(model, "target_tokenizer", None)) is not None:
+        values["target_tokenizer"] = target.roles()
+        with renamed_when_whole(folder / "target_tokenizer.json") as path:
+            target.save(path)
+    with renamed_when_whole(folder / "config.json") as path:
         path.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
     return folder
 
 
 @contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
+def renamed_when_whole(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that takes its place if the block ends well, and is gone if it does not."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
     "silu": F.silu,
+    "tanh": torch.tanh,
 }
 
 
@@ -27,7 +30,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation, self.dropout = ACTIVATIONS[config.activation], config.dropout.mlp
         self.W_gate = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.gated else None
         self.W_in = nn.Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
         self.pre = Site("pre")
@@ -40,4 +43,4 @@ class FeedForward(nn.Module):
             post = self.activation(self.pre(self.W_in(x)))  # batch pos d_mlp
         else:
             post = self.activation(self.pre(self.W_gate(x))) * self.pre_linear(self.W_in(x))
-        return self.W_out(self.post(post))
+        return self.W_out(F.dropout(self.post(post), self.dropout, self.training))

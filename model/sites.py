@@ -16,7 +16,9 @@ Axes, spelled out once:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from jaxtyping import Int
 from torch import Tensor, nn
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -25,7 +27,11 @@ AXES: dict[str, tuple[str, ...]] = {
     "resid_pre": ("batch", "pos", "d_model"),
     "resid_mid": ("batch", "pos", "d_model"),
     "resid_post": ("batch", "pos", "d_model"),
+    "resid_mid_cross": ("batch", "pos", "d_model"),
+    "segment_embed": ("batch", "pos", "d_model"),
     "attn_out": ("batch", "pos", "d_model"),
+    "cross_attn_out": ("batch", "pos", "d_model"),
+    "out": ("batch", "pos", "d_model"),
     "mlp_out": ("batch", "pos", "d_model"),
     "scale": ("batch", "pos", "1"),
     "normalized": ("batch", "pos", "d_model"),
@@ -43,9 +49,17 @@ AXES: dict[str, tuple[str, ...]] = {
     "post": ("batch", "pos", "d_mlp"),
     "logits": ("batch", "pos", "d_vocab"),
 }
-"""The last word of a site's name → its axes. `docs` and the contract tests are driven by this table."""
+"""The last word of a site's name → its axes; a norm inside attention (QK-norm) has those of what it norms."""
 
 Tap = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a longer sequence that a pass computes (generation): the place of each position among `size`."""
+
+    places: Int[Tensor, "rows pos"]
+    size: int
 
 
 class Site(nn.Module):
@@ -53,7 +67,7 @@ class Site(nn.Module):
 
     `edit(f)` replaces the value by f(value), in the order in which edits were added; `watch(f)` shows f the value with
     which the model goes on, after all edits. Both return a function that takes f away again. Torch's own
-    `register_forward_hook` works too and comes last.
+    `register_forward_hook` works too and comes last. `window` is None while the value holds the whole sequence.
 
     >>> import torch
     >>> site = Site("pattern")
@@ -66,9 +80,10 @@ class Site(nn.Module):
     (1.0, False)
     """
 
-    def __init__(self, word: str) -> None:
+    def __init__(self, word: str, axes: tuple[str, ...] | None = None) -> None:
         super().__init__()
-        self.axes = AXES[word]
+        self.axes = axes or AXES[word]
+        self.window: Window | None = None
         self._edits: dict[object, Tap] = {}
         self._watchers: dict[object, Tap] = {}
 

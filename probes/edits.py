@@ -27,7 +27,8 @@ class Edit:
 
     `heads` index the site's own head axis (key-value heads on `k`, `v`, `rot_k`). `positions` index the padded
     sequence (the query axis of `scores` and `pattern`): one number, a list for all examples, or a list per example.
-    Negative ones count from the padded end.
+    Negative ones count from the padded end. While text is generated the sequence is the padded prompt with all new tokens
+    but the last, which is never read.
 
     >>> Edit("blocks.3.attn.z", zero(), heads=[2])
     Edit(site='blocks.3.attn.z', change=zero(), heads=(2,), positions=None)
@@ -178,8 +179,11 @@ def patch(activations: Mapping[str, Tensor]) -> Change:
     return ReferenceChange("patch(activations)", activations, None, at)
 
 
-def selection(edit: Edit, axes: tuple[str, ...], value: Tensor) -> Bool[Tensor, "..."] | None:
+def selection(edit: Edit, axes: tuple[str, ...], value: Tensor, window: Any = None) -> Bool[Tensor, "..."] | None:
     """Which entries of the value the edit changes, broadcastable to it; None for all.
+
+    A `window` says that the value is part of a longer sequence (while text is generated): `window.places`, Int[rows pos], are
+    its places among `window.size`, which the edit's positions then count.
 
     Raises SiteError for heads or positions that the site does not have.
     """
@@ -193,7 +197,11 @@ def selection(edit: Edit, axes: tuple[str, ...], value: Tensor) -> Bool[Tensor, 
         axis = next((i for i, name in enumerate(axes) if name in ("pos", "query")), None)
         if axis is None:
             raise SiteError(f"{edit.site} has no position axis (its axes are {' '.join(axes)}), but the edit names positions")
-        at = _marked_positions(edit, value, axis)
+        marked = _marked_positions(edit, len(value), value.shape[axis] if window is None else window.size, value.device)  # rows size
+        if window is not None:
+            n_rows = max(len(marked), len(window.places))
+            marked = marked.expand(n_rows, -1).gather(1, window.places.expand(n_rows, -1))  # rows pos
+        at = marked.view([marked.shape[0] if i == 0 else marked.shape[1] if i == axis else 1 for i in range(value.dim())])
         chosen = at if chosen is None else chosen & at
     return chosen
 
@@ -211,11 +219,11 @@ def _along(axis: int, marked: Tensor, value: Tensor) -> Tensor:
     return marked.view([-1 if i == axis else 1 for i in range(value.dim())])
 
 
-def _marked_positions(edit: Edit, value: Tensor, axis: int) -> Tensor:
-    size, positions = value.shape[axis], edit.positions
+def _marked_positions(edit: Edit, n_rows: int, size: int, device: torch.device) -> Bool[Tensor, "rows size"]:
+    """The positions that an edit names, in one row for all examples or one for each."""
+    positions = edit.positions
     if not isinstance(positions[0], tuple):
-        return _along(axis, _marked(positions, size, edit.site, "positions", value.device), value)
-    if len(positions) != value.shape[0]:
-        raise SiteError(f"positions per example must be one list for each of the {value.shape[0]} examples, got {len(positions)}")
-    rows = torch.stack([_marked(row, size, edit.site, "positions", value.device) for row in positions])  # batch size
-    return rows.view([value.shape[0] if i == 0 else size if i == axis else 1 for i in range(value.dim())])
+        return _marked(positions, size, edit.site, "positions", device).unsqueeze(0)
+    if len(positions) != n_rows:
+        raise SiteError(f"positions per example must be one list for each of the {n_rows} examples, got {len(positions)}")
+    return torch.stack([_marked(row, size, edit.site, "positions", device) for row in positions])

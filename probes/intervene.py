@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probes.edits import Change, Edit, PureChange, ReferenceChange, selection
 from probes.errors import SiteError, did_not_fire
+from probes.inputs import mask_at
 from probes.observable import Observable, find, select
 from probes.record import record
 
@@ -26,6 +28,8 @@ class BoundEdit:
     site: str
     axes: tuple[str, ...]
     change: Change
+    at: Any
+    """the site, whose `window` says where in a longer sequence the value stands, if it has one"""
 
     def __call__(self, value: Tensor) -> Tensor:
         pure = isinstance(self.edit.change, PureChange | ReferenceChange)
@@ -35,7 +39,7 @@ class BoundEdit:
         if changed.shape != value.shape:
             raise SiteError(f"the change of {self.site} must keep the shape {tuple(value.shape)}, got {tuple(changed.shape)}")
         changed = changed.to(value)
-        chosen = selection(self.edit, self.axes, value)
+        chosen = selection(self.edit, self.axes, value, getattr(self.at, "window", None))
         return changed if chosen is None else torch.where(chosen, changed, value)
 
 
@@ -61,29 +65,31 @@ def bind(model: Observable, edits: Iterable[Edit]) -> Callable[[Edit], list[Boun
     for edit in edits:
         if isinstance(edit.change, ReferenceChange):
             wanted.setdefault(id(edit.change), (edit.change, {}))[1].update(dict.fromkeys(names[id(edit)]))
-    known = {key: _reference_values(model, change, list(at)) for key, (change, at) in wanted.items()}
+    known = {key: _reference_values(model, change, list(at)) for key, (change, at) in wanted.items()}  # values, and masks by site
 
     def bound(edit: Edit) -> list[BoundEdit]:
-        return [BoundEdit(edit, name, sites[name].axes, change_at(edit.change, name)) for name in names[id(edit)]]
+        return [BoundEdit(edit, name, sites[name].axes, change_at(edit.change, name), sites[name]) for name in names[id(edit)]]
 
     def change_at(change: Change, name: str) -> Change:
         if not isinstance(change, ReferenceChange):
             return change
-        values, mask = known[id(change)]
-        return change.at(values[name], mask, sites[name].axes)
+        values, masks = known[id(change)]
+        return change.at(values[name], masks[name], sites[name].axes)
 
     return bound
 
 
-def _reference_values(model: Observable, change: ReferenceChange, names: list[str]) -> tuple[Mapping[str, Tensor], Tensor | None]:
+def _reference_values(
+    model: Observable, change: ReferenceChange, names: list[str]
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor | None]]:
+    """The values of these sites under the reference, and the mask of each."""
     reference = change.reference
     if isinstance(reference, Mapping):
-        return {name: reference[name] for name in names}, change.mask
+        return {name: reference[name] for name in names}, dict.fromkeys(names, change.mask)
     inputs = reference if isinstance(reference, tuple) else (reference,)
     with torch.no_grad(), record(model, names) as activations:
         model(*inputs)
-    mask = change.mask if change.mask is not None else (inputs[1] if len(inputs) > 1 else None)
-    return activations, mask
+    return activations, {name: mask_at(name, inputs) if change.mask is None else change.mask for name in names}
 
 
 @contextmanager

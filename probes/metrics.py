@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import SiteError
+from probes.inputs import written
 from probes.observable import Observable
 
 Token = str | int
@@ -59,8 +60,8 @@ def read(logits: Float[Tensor, "batch pos d_vocab"], positions: Int[Tensor, "bat
 
 
 def last_position(inputs: tuple[Tensor, ...]) -> Int[Tensor, "batch 1"]:
-    """The last real token of every example. Raises SiteError for an example without one."""
-    tokens, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
+    """The last real token of every example, of the target where there are two sequences. Raises SiteError for an example without one."""
+    tokens, mask = written(inputs)
     if mask is None:
         return torch.full((len(tokens), 1), tokens.shape[1] - 1, device=tokens.device)
     if not bool(mask.any(1).all()):
@@ -125,7 +126,7 @@ def loss() -> Metric:
     """Mean cross-entropy of the next token over the real tokens of an example. Unit: nats per token."""
 
     def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
-        tokens, counted = inputs[0], predicted(inputs)
+        tokens, counted = written(inputs)[0], predicted(inputs)
         if not bool(counted.any(1).all()):
             raise SiteError(f"loss needs two real tokens in a row, example {int((~counted.any(1)).nonzero()[0])} has none")
 
@@ -139,7 +140,7 @@ def loss() -> Metric:
 
 def predicted(inputs: tuple[Tensor, ...]) -> Bool[Tensor, "batch pos-1"]:
     """Which positions predict a real token from a real one."""
-    tokens, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
+    tokens, mask = written(inputs)
     if mask is None:
         return torch.ones_like(tokens[:, 1:], dtype=torch.bool)
     return mask[:, :-1] & mask[:, 1:]

@@ -40,6 +40,7 @@ class Steppable(Observable, Protocol):
 
     `start(*inputs)` gives the state that enters block 0, `step(state, i)` runs block i, `finish(state, positions)`
     gives the logits, at Int[batch read] positions only where given. `state.repeat(n)` is n copies of the batch.
+    `step_of(site)` is the step that an edit of a site changes first: −1 for what `start` computes, `n_layers` for `finish`.
     """
 
     n_layers: int
@@ -47,6 +48,8 @@ class Steppable(Observable, Protocol):
     def start(self, *inputs: Any) -> Any: ...
 
     def step(self, state: Any, i: int) -> Any: ...
+
+    def step_of(self, site: str) -> int: ...
 
     def finish(self, state: Any, positions: Tensor | None = None) -> Tensor: ...
 

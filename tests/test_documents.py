@@ -59,7 +59,7 @@ class SmallGPT(nn.Module):
 def test_readme_runs_as_it_stands() -> None:
     names: dict = {"gpt": SmallGPT()}
     found = blocks("README.md")
-    assert len(found) == 3
+    assert len(found) == 4
     for block in found:
         exec(compile(block, "README.md", "exec"), names)
     assert names["activations"]["blocks.1.attn.z"].shape == (1, 14, 4, 4)

@@ -14,7 +14,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from model.checkpoint import assemble, read_json
-from model.config import TransformerConfig
+from model.config import Rotary, TransformerConfig
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.zoo._contract import ZooModel
@@ -32,7 +32,7 @@ def read(path: Path, device: str | torch.device, dtype: torch.dtype) -> Transfor
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as .npz: {error}") from None
     config = _config(json.loads(str(arrays.pop("__config__"))), d_mlp=arrays["blocks.0.ffn.W1"].shape[1])
-    weights = {"W_E.weight": arrays["E"], "ln_final.gain": arrays["norm_f.gamma"]}
+    weights = {"embedding.weight": arrays["E"], "ln_final.gain": arrays["norm_f.gamma"]}
     for i in range(config.n_layers):
         for theirs, ours in PARTS.items():
             array = arrays[f"blocks.{i}.{theirs}"]
@@ -51,8 +51,9 @@ def _config(values: dict[str, Any], d_mlp: int) -> TransformerConfig:
     return TransformerConfig(
         family="llama", n_layers=values["n_layers"], d_model=values["d_model"], n_heads=values["n_heads"],
         n_kv_heads=values["n_kv_heads"], d_head=values["d_model"] // values["n_heads"], d_mlp=d_mlp,
-        d_vocab=values["vocab_size"], n_ctx=values["max_len"], positions="rotary", rotary_base=values["rope_base"],
-        norm="rms", norm_eps=values["eps"], activation="silu", gated=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
+        d_vocab=values["vocab_size"], n_ctx=values["max_len"], positions="rotary", rotary=Rotary(base=values["rope_base"]),
+        norm="rms", norm_eps=values["eps"], activation="silu", gated=True, q_bias=False, k_bias=False, v_bias=False, attn_out_bias=False,
+        mlp_bias=False,
     )
 
 

@@ -26,4 +26,4 @@ def gradient_x_input(function: SiteFunction, baseline: Float[Tensor, "batch pos 
 
     distance = (function.value - baseline).requires_grad_()
     attribution = InputXGradient(lambda step: function(baseline + step)).attribute(distance)
-    return real_tokens_only(attribution.detach().flatten(2).sum(-1), function.inputs)
+    return real_tokens_only(attribution.detach().flatten(2).sum(-1), function)

@@ -93,7 +93,7 @@ def integrated_gradients(
     attribution = torch.stack(
         [sum((piece.attribution for piece in there), torch.zeros(function.value.shape[1]).to(difference)) for there in pieces]
     )
-    return IntegratedGradients(real_tokens_only(attribution, function.inputs), difference, used)
+    return IntegratedGradients(real_tokens_only(attribution, function), difference, used)
 
 
 def _measured(function: SiteFunction, baseline: Tensor, pieces: list[_Piece], n_steps: int, tokens_at_once: int) -> list[_Piece]:

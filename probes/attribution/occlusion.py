@@ -37,4 +37,4 @@ def occlusion(
                 values[:, position] = baseline.expand_as(values)[:, position]
             everything, *parts = function(torch.cat([function.value, *without])).split(n)  # the whole text in the same pass: same rounding
             lost += [everything - part for part in parts]
-    return real_tokens_only(torch.stack(lost, dim=1), function.inputs)
+    return real_tokens_only(torch.stack(lost, dim=1), function)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probes.edits import Edit
 from probes.errors import SiteError
+from probes.inputs import mask_at
 from probes.intervene import intervene
 from probes.metrics import Metric, Readout, read
 from probes.observable import Observable, Steppable, find
@@ -95,7 +96,7 @@ def _logits(model: Observable, inputs: tuple[Tensor, ...], positions: Tensor | N
     return model.finish(state, positions)
 
 
-def real_tokens_only(attribution: Float[Tensor, "batch pos"], inputs: tuple[Tensor, ...]) -> Float[Tensor, "batch pos"]:
+def real_tokens_only(attribution: Float[Tensor, "batch pos"], function: SiteFunction) -> Float[Tensor, "batch pos"]:
     """The same with exactly 0 at padding, whose value nothing reads."""
-    mask = inputs[1] if len(inputs) > 1 else None
+    mask = mask_at(function.site, function.inputs)
     return attribution if mask is None else torch.where(mask, attribution, 0.0)

@@ -67,7 +67,7 @@ def _one_by_one(model: Observable, batch: tuple, sets: list, readout: Readout, b
 def _restarted(model: Steppable, batch: tuple, sets: list, readout: Readout, budget_bytes: int, bar: tqdm) -> tuple[Tensor, list[Tensor]]:
     """Every edit from the block that it changes, edits of one block together."""
     bound = bind(model, flatten(sets))
-    planned = [_Planned(i, [one for edit in edits for one in bound(edit)], model.n_layers) for i, edits in enumerate(sets)]
+    planned = [_Planned(model, i, [one for edit in edits for one in bound(edit)]) for i, edits in enumerate(sets)]
     edited: list[Tensor | None] = [None] * len(sets)
     state, logits = model.start(*batch), None
     clean = read(_finished(model, state, 0, None), readout.positions)
@@ -78,7 +78,7 @@ def _restarted(model: Steppable, batch: tuple, sets: list, readout: Readout, bud
         for k in range(0, len(here), at_once):
             chosen = here[k : k + at_once]
             with attached(model, _stacked(chosen, len(batch[0]))):
-                logits = _run(model, batch, state, block, len(chosen), readout)
+                logits = _run(model, batch, state, chosen, readout)
             for plan, part in zip(chosen, logits.split(len(batch[0])), strict=True):
                 edited[plan.index] = readout.measure(part, clean)
             bar.update(len(chosen))
@@ -89,21 +89,20 @@ def _restarted(model: Steppable, batch: tuple, sets: list, readout: Readout, bud
 
 @dataclass(frozen=True)
 class _Planned:
-    """A set of edits, and the first block that it changes: −1 for what enters block 0, n_layers for what follows the last."""
+    """A set of edits, and the first step that it changes: −1 for what enters block 0, n_layers for what follows the last."""
 
+    model: Steppable
     index: int
     edits: list[BoundEdit]
-    n_layers: int
 
     @property
     def block(self) -> int:
-        return min(self._first(edit.site) for edit in self.edits)
+        return min(self.model.step_of(edit.site) for edit in self.edits)
 
-    def _first(self, site: str) -> int:
-        layer = layer_of(site)
-        if layer is not None:
-            return layer
-        return self.n_layers if site.startswith("ln_final.") or site == "logits" else -1
+    @property
+    def ends_late(self) -> bool:
+        """Does it also change what follows the last block?"""
+        return any(self.model.step_of(edit.site) == self.model.n_layers for edit in self.edits)
 
 
 def _stacked(plans: Sequence[_Planned], n_examples: int) -> dict[str, Change]:
@@ -125,15 +124,16 @@ def _stacked(plans: Sequence[_Planned], n_examples: int) -> dict[str, Change]:
     return {site: change(site) for site in parts}
 
 
-def _run(model: Steppable, batch: tuple, state: Any, block: int, n: int, readout: Readout) -> Tensor:
-    """Logits of n copies of the batch from a block on, at the positions that are read."""
+def _run(model: Steppable, batch: tuple, state: Any, plans: Sequence[_Planned], readout: Readout) -> Tensor:
+    """Logits of a copy of the batch for each plan, from their common block on, at the positions that are read."""
+    n, block = len(plans), plans[0].block
     if block < 0:
         state = model.start(*(x if x is None else x.repeat(n, *[1] * (x.dim() - 1)) for x in batch))
     else:
         state = state.repeat(n)
     positions = None if readout.positions is None else readout.positions.repeat(n, 1)
-    if block == model.n_layers:  # an edit there may name positions of the whole sequence
-        return read(model.finish(state), positions)
+    if any(plan.ends_late for plan in plans):  # an edit of what `finish` computes may name positions of the whole sequence
+        return read(_finished(model, state, max(block, 0), None), positions)
     return _finished(model, state, max(block, 0), positions)
 
 
@@ -154,7 +154,8 @@ def _table(sets: Sequence[tuple[Edit, ...]], clean: Tensor, edited: Sequence[Ten
     for number, (edits, values) in enumerate(zip(sets, edited, strict=True)):
         label = _label(edits)
         for example, value in enumerate(values.float().tolist()):
-            row = {"edit": number, **label, "example": example, "clean": before[example], "edited": value, "effect": value - before[example]}
+            was = before[example]
+            row = {"edit": number, **label, "example": example, "clean": was, "edited": value, "effect": value - was}
             for name, entry in row.items():
                 columns[name].append(entry)
     return pd.DataFrame(columns).astype({"layer": "Int64", "head": "Int64", "position": "Int64"})

@@ -80,10 +80,10 @@ def test_finds_exactly_the_planted_heads() -> None:
 def test_finds_a_previous_token_head_made_of_weights() -> None:
     n_ctx = 16
     model = tiny(n_ctx=n_ctx, n_layers=1, d_model=32, n_heads=2, d_head=16)
-    for parameter in (model.W_pos.weight, *(p for part in (model.blocks[0].attn.W_Q, model.blocks[0].attn.W_K) for p in part.parameters())):
+    for parameter in (model.position_embedding.weight, *(p for part in (model.blocks[0].attn.W_Q, model.blocks[0].attn.W_K) for p in part.parameters())):
         torch.nn.init.zeros_(parameter)
     place = torch.arange(n_ctx)
-    model.W_pos.weight[place, place] = 10.0  # position i is coordinate i
+    model.position_embedding.weight[place, place] = 10.0  # position i is coordinate i
     model.blocks[0].attn.W_K.weight[place, place] = 1.0
     model.blocks[0].attn.W_Q.weight[place[:-1], place[1:]] = 20.0  # a query asks for the coordinate before its own
     heads = Attention(**SMALL).measure(model, corpus_of())["heads"].frame

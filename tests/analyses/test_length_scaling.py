@@ -33,7 +33,9 @@ GROUPED = TransformerConfig(
     norm="rms",
     activation="silu",
     gated=True,
-    qkv_bias=False,
+    q_bias=False,
+    k_bias=False,
+    v_bias=False,
     attn_out_bias=False,
     mlp_bias=False,
 )

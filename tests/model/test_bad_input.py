@@ -150,8 +150,10 @@ def test_wrap() -> None:
     with pytest.raises(ValueError, match="wrap takes a Hugging Face model, got Linear; for any other torch module use probes.observe"):
         wrap(nn.Linear(2, 2))
     small = dict(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=10)
-    with pytest.raises(ValueError, match="GPT2Model has no language-model head; wrap GPT2LMHeadModel"):
-        wrap(transformers.GPT2Model(transformers.GPT2Config(**small)))
+    headless = wrap(transformers.GPT2Model(transformers.GPT2Config(**small)))
+    assert headless.config.head == "none" and headless(torch.tensor([[1, 2]])).shape == (1, 2, 8)
+    with pytest.raises(ValueError, match="the checkpoint holds 'score.weight', which a gpt2 model of this config has no use for"):
+        wrap(transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**small)))
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True is not supported"):
         wrap(transformers.GPT2LMHeadModel(transformers.GPT2Config(**small, scale_attn_by_inverse_layer_idx=True)))
     with pytest.raises(ValueError, match="tokenizer must be a fast tokenizer, got str"):
@@ -168,7 +170,7 @@ SHAPE = dict(n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n
         ({"d_model": 0}, "at least 1, got d_model=0"),
         ({"n_ctx": 2.5}, "got n_ctx=2.5"),
         ({"positions": "rotary", "d_head": 3}, "must be even, got d_head=3"),
-        ({"norm": "batch"}, "one of layer, rms, got 'batch'"),
+        ({"norm": "group"}, "one of layer, rms, batch, none, got 'group'"),
         ({"norm_eps": 0.0}, "must be positive, got norm_eps=0.0"),
     ],
 )

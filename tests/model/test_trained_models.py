@@ -22,13 +22,13 @@ def llama_of(model: Transformer) -> transformers.LlamaForCausalLM:
     config = transformers.LlamaConfig(
         vocab_size=c.d_vocab, hidden_size=c.d_model, intermediate_size=c.d_mlp, num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads,
         num_key_value_heads=c.n_kv_heads, head_dim=c.d_head, rms_norm_eps=c.norm_eps, max_position_embeddings=c.n_ctx,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": c.rotary_base}, attn_implementation="eager",
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": c.rotary.base}, attn_implementation="eager",
     )
     with torch.device("meta"):
         theirs = transformers.LlamaForCausalLM(config)
     names = {"attn.W_Q": "self_attn.q_proj", "attn.W_K": "self_attn.k_proj", "attn.W_V": "self_attn.v_proj", "attn.W_O": "self_attn.o_proj",
              "mlp.W_gate": "mlp.gate_proj", "mlp.W_in": "mlp.up_proj", "mlp.W_out": "mlp.down_proj",
-             "ln1": "input_layernorm", "ln2": "post_attention_layernorm", "W_E": "model.embed_tokens", "ln_final": "model.norm"}
+             "ln1": "input_layernorm", "ln2": "post_attention_layernorm", "embedding": "model.embed_tokens", "ln_final": "model.norm"}
     weights = {}
     for name, parameter in model.named_parameters():
         name = name.replace("blocks.", "model.layers.").replace(".gain", ".weight")
@@ -107,4 +107,4 @@ def test_converted_copy_equals_the_gguf_and_is_used_again(tmp_path, monkeypatch,
     assert seconds < 30 and kept.stat().st_size > 5e8  # the time is looked at in the benchmarks
     kept.write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="damaged and is made again"):
-        assert torch.equal(load_model("smollm2").W_E.weight, first.W_E.weight)
+        assert torch.equal(load_model("smollm2").embedding.weight, first.embedding.weight)

@@ -27,7 +27,7 @@ def test_equals_the_naive_lens(model: Transformer) -> None:
     with record(model, ["blocks.*.resid_pre", "blocks.2.resid_post"]) as activations:
         final = model(TOKENS, MASK).double().log_softmax(-1)
     for state, resid in enumerate(activations.values()):
-        got = model.W_U(model.ln_final(resid)).double().log_softmax(-1)
+        got = model.unembed(model.ln_final(resid)).double().log_softmax(-1)
         torch.testing.assert_close(lens.kl[state].double(), (final.exp() * (final - got)).sum(-1), atol=2e-6, rtol=1e-5)
         assert torch.equal(lens.top_token[state], got.argmax(-1))
         torch.testing.assert_close(lens.top_probability[state].double(), got.max(-1).values.exp(), atol=1e-6, rtol=1e-5)

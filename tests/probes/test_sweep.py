@@ -25,7 +25,7 @@ from probes import (
     sweep,
     zero,
 )
-from tests.conftest import hugging_face
+from tests.conftest import example, hugging_face
 
 METRICS = {
     "loss": loss(),
@@ -34,10 +34,14 @@ METRICS = {
     "probability": probability(3),
     "kl": kl_divergence(),
 }
-MODELS = {name: wrap(hugging_face(name, i)).requires_grad_(False) for name, i in (("gpt2", 0), ("llama", 1))}
+MODELS = {name: wrap(hugging_face(name, i)).requires_grad_(False) for name, i in (("gpt2", 0), ("llama", 1), ("bert", 0), ("bart", 0))}
+"""Decoders, an encoder with norms after each sum, and a model of two stacks with other numbers of heads in each."""
 
 
 def batch(model: Transformer, padding: str) -> tuple:
+    if not isinstance(model, Transformer):
+        inputs = example(model, padding, pos=8)
+        return inputs[:2] if padding == "none" else inputs
     tokens = torch.randint(model.config.d_vocab, (3, 8), generator=torch.Generator().manual_seed(2))
     mask = torch.ones(3, 8, dtype=torch.bool)
     if padding == "none":
@@ -65,7 +69,8 @@ def cases(draw):
         name = draw(st.sampled_from(names))
         kind = draw(st.sampled_from([k for k in CHANGES if k != "own" or not name.endswith(("scores", "pattern"))]))
         axes = model.sites()[name].axes
-        sizes = {"head": model.config.n_heads, "kv_head": model.config.n_kv_heads}
+        config = model.config if isinstance(model, Transformer) else getattr(model.config, name.partition(".")[0], model.config.decoder)
+        sizes = {"head": config.n_heads, "kv_head": config.n_kv_heads}
         axis = next((a for a in axes if a in sizes), None)
         heads = [draw(st.integers(0, sizes[axis] - 1))] if axis and draw(st.booleans()) else None
         positions = draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)) if draw(st.booleans()) else None
@@ -78,7 +83,7 @@ def cases(draw):
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 def test_equals_each_edit_alone(case) -> None:
     model, inputs, edits, name, budget = case
     metric = METRICS[name]

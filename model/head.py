@@ -1,0 +1,42 @@
+"""How do final states become logits? Unembedding, and BERT's masked-language-model head before it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.config import TransformerConfig
+from model.feedforward import ACTIVATIONS
+from model.norms import make_norm
+
+
+class MaskedHead(nn.Module):
+    """What BERT does before it unembeds: a dense layer, an activation, a norm (Devlin et al. 2019)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.activation = ACTIVATIONS[config.activation]
+        self.ln = make_norm(config)
+
+    def forward(self, states: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return self.ln(self.activation(self.dense(states)))
+
+
+class LogitHead(nn.Module):
+    """Final states → logits, scaled and capped as the config says."""
+
+    def __init__(self, config: TransformerConfig, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.factor, self.cap = config.logit_scale, config.logit_cap
+        self.transform = MaskedHead(config) if config.head == "mlm" else None
+        self.unembedding = nn.Linear(config.d_model, config.d_vocab, bias=config.unembed_bias)
+        if config.tied_embeddings:
+            self.unembedding.weight = embedding.weight
+
+    def forward(self, states: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        logits = self.unembedding(states if self.transform is None else self.transform(states))
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
