@@ -193,7 +193,6 @@ def test_heads_and_positions(model: Transformer, tokens: torch.Tensor) -> None:
         (lambda: Edit("blocks.0.attn.z", zero(), heads=["1"]), "heads must be whole numbers, got"),
         (lambda: Edit("blocks.0.attn.z", 0.0), "a function of the value, got float"),
         (lambda: Edit("blocks.0.attn.z", lambda z: z[:, :4]), r"must keep the shape \(3, 9, 4, 6\), got \(3, 4, 4, 6\)"),
-        (lambda: Edit("blocks.0.attn.z", lambda z: z.zero_() and None), "bool|Boolean"),
         (lambda: Edit("blocks.0.attn.z", lambda z: None), "must return a tensor, got NoneType"),
         (lambda: "blocks.0.attn.z", "expected an Edit or a tuple of them, got str"),
         (lambda: Edit("blocks.0.resid_post", add(torch.ones(2, 3, 9, 24))), r"must keep the shape \(3, 9, 24\), got \(2, 3, 9, 24\)"),
@@ -202,7 +201,7 @@ def test_heads_and_positions(model: Transformer, tokens: torch.Tensor) -> None:
     ],
 )
 def test_wrong_edits(model: Transformer, tokens: torch.Tensor, make, message: str) -> None:
-    with pytest.raises((SiteError, RuntimeError), match=message):
+    with pytest.raises(SiteError, match=message):
         with intervene(model, make()):
             model(tokens)
     assert clean(model)
