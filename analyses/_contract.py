@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from analyses._anatomy import Model
 from analyses._corpus import Corpus
 from analyses._provenance import provenance
-from model import Transformer
 from reports import Column, Figure, Provenance, Result, Table, Verdict
 
 Tables = Mapping[str, Table]
@@ -39,7 +39,7 @@ class Analysis(ABC):
     """seed of everything that is drawn at random"""
 
     @abstractmethod
-    def measure(self, model: Transformer, corpus: Corpus) -> Tables:
+    def measure(self, model: Model, corpus: Corpus) -> Tables:
         """The numbers: the only step that touches torch."""
 
     @abstractmethod
@@ -50,11 +50,11 @@ class Analysis(ABC):
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         """What to show, as values."""
 
-    def notes(self, model: Transformer, corpus: Corpus) -> Mapping[str, str]:
+    def notes(self, model: Model, corpus: Corpus) -> Mapping[str, str]:
         """Short facts that a reader needs, name → text: how many prompts and tokens were used, which tokens the model saw."""
         return {}
 
-    def run(self, model: Transformer, corpus: Corpus, *, provenance_of: Provenance | None = None) -> Result:
+    def run(self, model: Model, corpus: Corpus, *, provenance_of: Provenance | None = None) -> Result:
         """Measure, judge, draw."""
         tables = self.measure(model, corpus)
         return Result(

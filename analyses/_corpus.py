@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from model import Transformer
+from analyses._anatomy import Model
+from model import EncoderDecoder
 from model.zoo import ZooModel, data_path, zoo
 
 
@@ -62,17 +63,18 @@ class Corpus:
         return tuple(p for p in self.prompts if p.target is not None and p.foil is not None)[:n_prompts]
 
 
-def load_corpus(model: Transformer, *, text: Path | None = None, prompts: Path | None = None) -> Corpus:
+def load_corpus(model: Model, *, text: Path | None = None, prompts: Path | None = None) -> Corpus:
     """The user's text and prompts, or those that suit the model.
 
     Raises CorpusError in one sentence for a missing, empty or undecodable file, a line that is no prompt, a prompt that
-    is longer than the context, and a target or foil that is not exactly one token.
+    is longer than the context, and a target or foil that is not exactly one token. The target of an encoder-decoder is a
+    whole text.
     """
     if model.tokenizer is None:
         raise CorpusError(f"{model.source.name} came without a tokenizer, so text and prompts cannot be read")
     entry = zoo().get(model.source.name)
     text_path = text or data_path((entry and entry.text) or "prose.txt")
-    prompts_path = prompts or _suiting_prompts(entry)
+    prompts_path = prompts or _suiting_prompts(model, entry)
     words = _read(text_path)
     read = [] if prompts_path is None else _parse(_read(prompts_path), prompts_path)
     usable = [p for p in read if not (problem := _problem(model, p)) or _refuse(problem, prompts_path, given=prompts is not None)]
@@ -83,14 +85,15 @@ def load_corpus(model: Transformer, *, text: Path | None = None, prompts: Path |
     )
 
 
-def _suiting_prompts(entry: ZooModel | None) -> Path | None:
-    """The prompts that ship for a named model, None where it has none; a model of the user's gets the English ones."""
+def _suiting_prompts(model: Model, entry: ZooModel | None) -> Path | None:
+    """The prompts that ship for a named model, None where it has none; a decoder of the user's gets the English ones."""
     if entry is None:
-        return data_path("ioi.jsonl")
+        continues_text = not isinstance(model, EncoderDecoder) and model.config.causal
+        return data_path("ioi.jsonl") if continues_text else None
     return None if entry.prompts is None else data_path(entry.prompts)
 
 
-def tokenize_prompts(model: Transformer, prompts: Sequence[Prompt], *, corrupt: bool = False) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+def tokenize_prompts(model: Model, prompts: Sequence[Prompt], *, corrupt: bool = False) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """The prompts (or their corrupt versions) as the model's input. Raises CorpusError where there are none."""
     if not prompts:
         raise CorpusError("there is no prompt with both a target and a foil; give some with --prompts FILE.jsonl")
@@ -132,15 +135,19 @@ def _parse(lines: str, path: Path) -> list[Prompt]:
     return found
 
 
-def _problem(model: Transformer, prompt: Prompt) -> str | None:
+def _problem(model: Model, prompt: Prompt) -> str | None:
     """Why this prompt cannot be used with this model, None if it can."""
+    two = isinstance(model, EncoderDecoder)
+    n_ctx = (model.config.encoder if two else model.config).n_ctx
     for text in (prompt.prompt, prompt.corrupt):
         if text is not None:
             n = len(model.tokenizer.encode(text))
             if n == 0:
                 return "the prompt is empty"
-            if n > model.config.n_ctx:
-                return f"the prompt {text[:30]!r}… is {n} tokens, but the context holds {model.config.n_ctx}"
+            if n > n_ctx:
+                return f"the prompt {text[:30]!r}… is {n} tokens, but the context holds {n_ctx}"
+    if two:
+        return "an encoder-decoder's prompt has no foil" if prompt.foil is not None else None
     for what, answer in (("target", prompt.target), ("foil", prompt.foil)):
         if answer is not None:
             ids = model.tokenizer.encode(answer)

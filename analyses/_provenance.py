@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
+from analyses._anatomy import Model
 from analyses._corpus import Corpus
-from model import Transformer
 from reports import Provenance
 
 PACKAGES = ("prosect", "torch", "numpy", "pandas", "matplotlib", "captum", "tokenizers", "safetensors", "gguf", "jinja2")
 
 
-def provenance(model: Transformer, corpus: Corpus, *, seed: int, command: Sequence[str] = ("python",)) -> Provenance:
+def provenance(model: Model, corpus: Corpus, *, seed: int, command: Sequence[str] = ("python",)) -> Provenance:
     """Everything needed to run it again, as it is now."""
     config, source = model.config, model.source
     commit, dirty = _git()

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
+from analyses._anatomy import Model, sides
 from analyses._contract import Analysis
 from analyses._corpus import Corpus, load_corpus
 from analyses._discovery import analyses, analysis_named
 from analyses._provenance import provenance
-from model import Transformer, load_model
+from model import EncoderDecoder, Transformer, load_model
 from model.zoo import zoo
 from probes import SiteError
 from reports import (
@@ -82,23 +83,24 @@ def default_model() -> str:
     return installed[0]
 
 
-def load(request: Request) -> tuple[Transformer, Corpus]:
+def load(request: Request) -> tuple[Model, Corpus]:
     """The model and the corpus of a request. Raises Mistake."""
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
         model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype))
-    if not isinstance(model, Transformer) or not model.config.causal or model.config.head != "lm":
-        kind = "an encoder-decoder" if not isinstance(model, Transformer) else "a stack without a language-model head"
-        raise Mistake(f"{request.model} is {kind}; the analyses take decoders with a language-model head, so far")
+    if not isinstance(model, Transformer | EncoderDecoder):
+        raise Mistake(f"{request.model} is a {type(model).__name__}; the analyses take Transformers")
     _warm_up(model)
     with mistakes(ValueError, OSError):
         return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))
 
 
 @torch.no_grad()
-def _warm_up(model: Transformer) -> None:
+def _warm_up(model: Model) -> None:
     """Spend the first parallel attention of the process on nothing: with two threads it now and then rounds otherwise than
     all later ones do (seen with torch 2.13 on MKL), and two runs of one command are to agree in every byte."""
-    model(torch.zeros(4, min(16, model.config.n_ctx), dtype=torch.long, device=model.device))
+    n_ctx = min(side.config.n_ctx for side in sides(model))
+    tokens = torch.zeros(4, min(16, n_ctx), dtype=torch.long, device=model.device)
+    model(*[tokens] * len(sides(model)))
 
 
 def execute(request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False) -> Path:
@@ -122,7 +124,7 @@ def execute(request: Request, folder: Path, *, command: Sequence[str], title: st
         return render(folder)
 
 
-def _answer(analysis: Analysis, model: Transformer, corpus: Corpus, made_by: Provenance) -> Any:
+def _answer(analysis: Analysis, model: Model, corpus: Corpus, made_by: Provenance) -> Any:
     from analyses._corpus import CorpusError
 
     try:

@@ -15,7 +15,7 @@ from model.head import LogitHead
 from model.masks import attention_mask
 from model.sites import Site
 from model.source import Source
-from model.stack import Stack, State, initialise, step_in_stack
+from model.stack import Stack, State, heads_in_stack, initialise, step_in_stack
 from model.tokenizer import Pad, Tokenizer
 
 
@@ -160,6 +160,10 @@ class EncoderDecoder(nn.Module):
     def n_heads(self) -> int:
         """How many query heads every block of the decoder has."""
         return self.decoder.config.n_heads
+
+    def n_heads_at(self, site: str) -> int:
+        """How many heads a site with a head axis has, in its own stack."""
+        return heads_in_stack(site, (self.encoder if site.startswith("encoder.") else self.decoder).config)
 
     @property
     def device(self) -> torch.device:

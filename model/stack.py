@@ -136,6 +136,11 @@ def step_in_stack(site: str, n_layers: int) -> int:
     return n_layers if part in ("ln_final", "unembed", "logits") else -1
 
 
+def heads_in_stack(site: str, config: TransformerConfig) -> int:
+    """How many heads a site of one stack has."""
+    return config.n_kv_heads if site.rpartition(".")[2] in ("k", "v", "rot_k") else config.n_heads
+
+
 def _remember(cache: KeyValueCache, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
     """Count these tokens as read; the mask of everything read, None where all of it is real."""
     if mask is not None or cache.mask is not None:

@@ -13,7 +13,7 @@ from model.context import KeyValueCache
 from model.head import LogitHead
 from model.sites import Site
 from model.source import Source
-from model.stack import Stack, State, initialise, step_in_stack
+from model.stack import Stack, State, heads_in_stack, initialise, step_in_stack
 from model.tokenizer import Pad, Tokenizer
 
 
@@ -86,6 +86,10 @@ class Transformer(Stack):
     def n_heads(self) -> int:
         """How many query heads every block has."""
         return self.config.n_heads
+
+    def n_heads_at(self, site: str) -> int:
+        """How many heads a site with a head axis has: key and value heads at `k`, `v` and `rot_k`, else query heads."""
+        return heads_in_stack(site, self.config)
 
     def sites(self) -> dict[str, Site]:
         """Everything that can be observed and edited, in the order in which it is registered: name → Site."""

@@ -153,6 +153,48 @@ def token_losses(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor,
     return F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none").view_as(following)
 
 
+def masked_loss(answers: Int[Tensor, "batch pos"], chosen: Bool[Tensor, "batch pos"]) -> Metric:
+    """Mean cross-entropy of the tokens that were masked in an example (Devlin et al. 2019). Unit: nats per token.
+
+    `answers` holds the tokens that stood there, `chosen` is True where they are to be guessed. Raises SiteError for an
+    example without such a place, and for another shape than that of the inputs.
+    """
+
+    def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        tokens = written(inputs)[0]
+        if not answers.shape == chosen.shape == tokens.shape:
+            raise SiteError(f"answers and chosen must have the shape of the tokens {tuple(tokens.shape)}, got {tuple(answers.shape)} and {tuple(chosen.shape)}")
+        if not bool(chosen.any(1).all()):
+            raise SiteError(f"masked_loss needs a masked token in every example, example {int((~chosen.any(1)).nonzero()[0])} has none")
+
+        def measure(logits: Tensor, clean: Tensor) -> Tensor:
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            losses = F.cross_entropy(logits.flatten(0, 1), answers.flatten().long(), reduction="none").view_as(answers)
+            return (losses * chosen).sum(1) / chosen.sum(1)
+
+        return Readout(None, measure)
+
+    return Metric("masked_loss", "nats per token", on)
+
+
+def representation_shift() -> Metric:
+    """1 − cosine between the pooled final states and those of the unedited run, for a model without a head. Unit: 1.
+
+    Pooled is the mean over the real tokens, as sentence encoders do (Reimers & Gurevych 2019). 0 is no change, 2 the opposite.
+    """
+
+    def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        mask = written(inputs)[1]
+
+        def pooled(states: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch d_model"]:
+            states = states.to(torch.float64 if states.device.type != "mps" else torch.float32)
+            return states.mean(1) if mask is None else (states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+        return Readout(None, lambda states, clean: 1 - F.cosine_similarity(pooled(states), pooled(clean), dim=-1))
+
+    return Metric("representation_shift", "1", on)
+
+
 def kl_divergence() -> Metric:
     """KL(clean ‖ edited) of the next-token distribution after the last real token. Unit: nats."""
 
