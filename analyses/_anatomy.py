@@ -56,11 +56,6 @@ class AttentionKind:
     def causal(self) -> bool:
         return self.side.config.causal and self.key != "cross"
 
-    @property
-    def label(self) -> str:
-        """`L3H2` alone where there is only one kind, `cross L3H2` where there are more."""
-        return "" if self.key == "self" else f"{self.key} "
-
     def site(self, layer: int, word: str) -> str:
         """The name of one of its sites."""
         return f"{self.side.prefix}blocks.{layer}.{self.module}.{word}"
@@ -93,6 +88,26 @@ def attentions(model: Model) -> tuple[AttentionKind, ...]:
         AttentionKind("decoder self-attention", "decoder", decoder),
         AttentionKind("cross-attention", "cross", decoder),
     )
+
+
+def kind_of(site: str) -> str:
+    """The key of the kind of attention that a site belongs to.
+
+    >>> kind_of("blocks.0.attn.z"), kind_of("decoder.blocks.1.cross_attn.z"), kind_of("encoder.blocks.1.attn.z")
+    ('self', 'cross', 'encoder')
+    """
+    if ".cross_attn." in site:
+        return "cross"
+    return next((side for side in ("encoder", "decoder") if site.startswith(f"{side}.")), "self")
+
+
+def head_label(key: str, layer: int, head: int) -> str:
+    """What a head is called.
+
+    >>> head_label("self", 3, 2), head_label("cross", 3, 2)
+    ('L3H2', 'cross L3H2')
+    """
+    return f"{'' if key == 'self' else f'{key} '}L{layer}H{head}"
 
 
 def shape_of(model: Model) -> str:

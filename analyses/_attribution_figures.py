@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyses._attribution_evidence import unit_of
+from analyses._attribution_measure import CONTRAST
 from analyses._contract import Tables
 from reports import Bars, Figure, Heatmap, TokenMap, visible_token
 
@@ -23,15 +25,21 @@ def _text(tables: Tables, prompt: object, tolerance: float) -> TokenMap:
     strongest = {method: here.loc[here.loc[here["method"] == method, "attribution"].abs().idxmax()] for method in rows}
     words = "; ".join(f"{method}: {visible_token(top['token'])} {top['attribution']:+.2f}" for method, top in strongest.items())
     sound = "adds up" if prompt.gap <= tolerance else "does not add up here and is not to be read"
-    exact = strongest["occlusion"]
+    exact, unit = strongest["occlusion"], unit_of(tables["completeness"].frame)
+    if prompt.metric == CONTRAST:
+        what, where = f"logit difference “{visible_token(prompt.target)}” − “{visible_token(prompt.foil)}”", ""
+        reading = "Red speaks for the target, blue for the foil."
+    else:
+        what, where = f"mean log-probability of the target “{visible_token(prompt.target)}”", " of the source"
+        reading = "Red speaks for the target, blue against it."
     return TokenMap(
         name=f"tokens-{prompt.example}",
-        title=f"Prompt {prompt.example}: taking out “{visible_token(exact['token'])}” changes the preference most, by {-exact['attribution']:+.2f} logits",
-        caption=f"Share of each token in the logit difference “{visible_token(prompt.target)}” − “{visible_token(prompt.foil)}”, {prompt.clean:+.2f} logits ({prompt.baseline:+.2f} at the baseline). Red speaks for the target, blue for the foil. "
+        title=f"Prompt {prompt.example}: taking out “{visible_token(exact['token'])}” changes the {'preference' if prompt.metric == CONTRAST else 'answer'} most, by {-exact['attribution']:+.2f} {unit}",
+        caption=f"Share of each token{where} in the {what}, {prompt.clean:+.2f} {unit} ({prompt.baseline:+.2f} at the baseline). {reading} "
         f"Integrated gradients {sound} (gap {prompt.gap:.2g}). n = {len(rows['occlusion'][0])} tokens; colours share one scale.",
-        alt=f"Strongest token by {words} logits.",
+        alt=f"Strongest token by {words} {unit}.",
         rows=rows,
-        unit="logits",
+        unit=unit,
     )
 
 

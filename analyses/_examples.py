@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from analyses._anatomy import Inputs, Model
 from analyses._corpus import Corpus, CorpusError
 from model import EncoderDecoder, Tokenizer, Transformer, generate
 from probes import Metric, loss, masked_loss, representation_shift
+from probes.inputs import written
 
 LONGEST_LINE = 64
 """tokens: a line of an encoder-decoder's text is not cut, and used if it is no longer than this or than the length asked for"""
@@ -26,6 +27,21 @@ class Task:
     inputs: Inputs
     metric: Metric
     meaning: str
+    of: Callable[[slice], Metric] | None = None
+    """the metric of some of the examples, where it depends on them"""
+
+    def metric_of(self, chosen: slice) -> Metric:
+        """The metric of some of the examples."""
+        return self.metric if self.of is None else self.of(chosen)
+
+    @property
+    def n_examples(self) -> int:
+        return len(self.inputs[0])
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest example, of the target where there is one."""
+        return written(self.inputs)[0].shape[1]
 
 
 def examples(model: Model, corpus: Corpus, n: int, length: int) -> Inputs:
@@ -68,8 +84,8 @@ def text_task(model: Model, corpus: Corpus, n: int, length: int, *, seed: int = 
         return Task(inputs, representation_shift(), "how far the pooled output moves")
     if isinstance(model, Transformer) and not config.causal:
         tokens, answers, chosen = _masked(model, inputs[0], seed)
-        return Task((tokens,), masked_loss(answers, chosen), "loss of masked tokens")
-    return Task(inputs, loss(), "loss of the target" if isinstance(model, EncoderDecoder) else "loss on text")
+        return Task((tokens,), masked_loss(answers, chosen), "loss of masked tokens", lambda some: masked_loss(answers[some], chosen[some]))
+    return Task(inputs, loss(), "loss of the target" if isinstance(model, EncoderDecoder) else "loss of the next token")
 
 
 def _pairs(model: EncoderDecoder, corpus: Corpus, n: int, length: int) -> Inputs:

@@ -5,38 +5,46 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analyses._anatomy import head_label
 from analyses._contract import Tables
+from analyses._head_ablation_evidence import WORDS
+from analyses._head_ablation_measure import SHIFT, TASK
 from reports import Bars, Figure, Heatmap
 
 SHOWN = 15
-WORDS = {"logit_difference": ("logit difference", "logits"), "loss": ("loss", "nats per token")}
+READING = {
+    TASK: "red: without the head the model does better at the task, blue: worse",
+    SHIFT: "the redder, the further the output moves without the head",
+}
+KINDS = {"self": "", "encoder": "encoder self-attention", "decoder": "decoder self-attention", "cross": "cross-attention"}
 
 
 def draw(tables: Tables) -> tuple[Figure, ...]:
-    """Maps, then bars; nothing for what was not measured."""
+    """Bars of the strongest heads, then maps; nothing for what was not measured."""
     effects = tables["effects"].frame
-    maps = [_map(part, metric, kind) for (metric, kind), part in effects.groupby(["metric", "ablation"], sort=False)]
-    task = effects[effects["metric"] == "logit_difference"]
-    bars = [_strongest(task)] if len(task) else []
+    if effects.empty:
+        return ()
+    maps = [_map(part, metric, kind, key) for (metric, kind, key), part in effects.groupby(["metric", "ablation", "attention"], sort=False)]
+    metrics = effects["metric"].unique()
+    chosen = TASK if TASK in metrics else None if set(effects["attention"]) == {"self"} and metrics[0] == "loss" else metrics[0]
+    bars = [] if chosen is None else [_strongest(effects[effects["metric"] == chosen], chosen)]
     return (*bars, *maps)
 
 
-def _map(part: pd.DataFrame, metric: str, kind: str) -> Heatmap:
+def _map(part: pd.DataFrame, metric: str, kind: str, key: str) -> Heatmap:
     what, unit = WORDS[metric]
     grid = part.pivot(index="layer", columns="head", values="effect")
     top = part.loc[part["effect"].abs().idxmax()]
     name, n = f"L{top['layer']}H{top['head']}", int(part["n"].iloc[0])
-    examples = "prompts" if metric == "logit_difference" else "chunks of text"
-    meaning = (
-        "red: without the head the model does better at the task, blue: worse"
-        if metric == "logit_difference"
-        else "red: without the head the loss is higher, blue: lower"
-    )
+    examples = "prompts" if metric == TASK else "pieces of text" if key == "self" else "pairs of source and target"
+    meaning = READING.get(metric, "red: without the head the loss is higher, blue: lower")
+    where = f" in {KINDS[key]}" if key != "self" else ""
+    digits = ".3f" if metric == SHIFT else ".2f"
     return Heatmap(
-        name=f"map-{metric.replace('_', '-')}-{kind}",
-        title=f"{kind.capitalize()} ablation: {name} changes the {what} most, by {top['effect']:+.2f} {unit}",
-        caption=f"Effect of {kind} ablation of each head on the {what} (clean: {top['clean']:.2f} {unit}), mean over {n} {examples}. The sign is ablated − clean; {meaning}.",
-        alt=f"{len(part)} heads. Largest effect {top['effect']:+.2f} {unit} at {name}, median of |effect| {part['effect'].abs().median():.3f}, {int((part['effect'].abs() > 0.1 * abs(top['effect'])).sum())} heads above a tenth of the largest.",
+        name="-".join(["map", *([] if key == "self" else [key]), metric.replace("_", "-"), kind]),
+        title=f"{kind.capitalize()} ablation{where}: {name} changes the {what} most, by {top['effect']:+{digits}} {unit}",
+        caption=f"Effect of {kind} ablation of each head{where} on the {what} (clean: {top['clean']:.2f} {unit}), mean over {n} {examples}. The sign is ablated − clean; {meaning}.",
+        alt=f"{len(part)} heads. Largest effect {top['effect']:+{digits}} {unit} at {name}, median of |effect| {part['effect'].abs().median():.3f}, {int((part['effect'].abs() > 0.1 * abs(top['effect'])).sum())} heads above a tenth of the largest.",
         values=grid.to_numpy(float),
         rows=[str(i) for i in grid.index],
         columns=[str(i) for i in grid.columns],
@@ -47,33 +55,31 @@ def _map(part: pd.DataFrame, metric: str, kind: str) -> Heatmap:
     )
 
 
-def _strongest(task: pd.DataFrame) -> Bars:
+def _strongest(effects: pd.DataFrame, metric: str) -> Bars:
     """The strongest heads by their largest |effect| over ablations; the ablations of one head stand together."""
-    kinds = list(dict.fromkeys(task["ablation"]))
-    order = (
-        task.assign(size=task["effect"].abs())
-        .groupby(["layer", "head"])["size"]
-        .max()
-        .sort_values(ascending=False, kind="stable")
-        .index[: max(1, SHOWN)]
-    )
-    rows = task.set_index(["layer", "head", "ablation"]).sort_index()
-    chosen = [(layer, head, kind) for layer, head in order for kind in kinds]
+    kinds = list(dict.fromkeys(effects["ablation"]))
+    what, unit = WORDS[metric]
+    head = ["attention", "layer", "head"]
+    sizes = effects.assign(size=effects["effect"].abs()).groupby(head, sort=False)["size"].max()
+    order = sizes.sort_values(ascending=False, kind="stable").index[:SHOWN]
+    rows = effects.set_index([*head, "ablation"]).sort_index()
+    chosen = [(*one, kind) for one in order for kind in kinds]
     picked = rows.loc[chosen]
-    layer, head = order[0]
-    first = rows.loc[(layer, head)]["effect"]
+    first = rows.loc[order[0]]["effect"]
     values = ", ".join(f"{kind} {first[kind]:+.2f}" for kind in kinds)
     spread = f"The {len(kinds)} ablations" if len(kinds) > 1 else "The ablation"
+    examples = "prompts" if metric == TASK else "examples"
+    labels = [f"{head_label(*one[:3])} {one[3]}" for one in chosen]
+    told = "; ".join(f"{name} {e:+.2f}" for name, e in zip(labels[: 3 * len(kinds)], picked["effect"], strict=False))
     return Bars(
         name="strongest-heads",
-        title=f"L{layer}H{head} has the largest effect on the logit difference: {values} logits",
-        caption=f"{spread} side by side, for the {len(order)} heads with the largest effect under any of them, ablated − clean, mean over {_counts(picked)} prompts. Lines: 95 % bootstrap intervals over prompts, "
+        title=f"{head_label(*order[0])} has the largest effect on the {what}: {values} {unit}",
+        caption=f"{spread} side by side, for the {len(order)} heads with the largest effect under any of them, ablated − clean, mean over {_counts(picked)} {examples}. Lines: 95 % bootstrap intervals over {examples}, "
         "of one head at a time; heads were chosen for their size, which makes them look larger than they are.",
-        alt="; ".join(f"L{i}H{j} {k} {e:+.2f}" for (i, j, k), e in zip(chosen[: 3 * len(kinds)], picked["effect"], strict=False))
-        + " logits.",
-        labels=[f"L{i}H{j} {k}" for i, j, k in chosen],
+        alt=f"{told} {unit}.",
+        labels=labels,
         values=picked["effect"].to_numpy(float),
-        unit="logits",
+        unit=unit,
         signed=True,
         low=picked["low"].to_numpy(float),
         high=picked["high"].to_numpy(float),

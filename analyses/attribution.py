@@ -11,43 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import pandas as pd
-import torch
-
+from analyses import _attribution_evidence as said
 from analyses import _attribution_figures as figures
+from analyses import _attribution_measure as measured
+from analyses._anatomy import Model
 from analyses._contract import Analysis, Tables, table
-from analyses._corpus import Corpus, tokenize_prompts
-from analyses._rank_correlation import rank_correlation
-from model import Transformer
-from probes import logit_difference
-from probes.attribution import (
-    SiteFunction,
-    gradient_x_input,
-    integrated_gradients,
-    occlusion,
-    site_function,
-)
-from reports import Evidence, Figure, Verdict, visible_token
+from analyses._corpus import Corpus
+from probes.inputs import mask_at
+from reports import Figure, Verdict
 
-METHODS = ("integrated gradients", "gradient × input", "occlusion")
-CHECKED, EXACT = METHODS[:2], METHODS[2]
 TOLERABLE = 0.05
 """a gap up to here is a warning, above it a failure; a convention of this analysis"""
-TOKEN_COLUMNS = ["example", "position", "token", "method", "attribution"]
-COMPLETE_COLUMNS = [
-    "example",
-    "prompt",
-    "target",
-    "foil",
-    "clean",
-    "baseline",
-    "difference",
-    "sum_integrated",
-    "sum_gradient",
-    "sum_occlusion",
-    "gap",
-    "n_steps",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +32,7 @@ class Attribution(Analysis):
     title: ClassVar[str] = "Token attribution"
     question: ClassVar[str] = "Which tokens of a prompt carry the model's preference for the right answer?"
     method: ClassVar[str] = (
-        "f = logit of the target − logit of the foil after the last token, as a function of the token embeddings x. Integrated gradients (Sundararajan et al. 2017): (x − b) times the mean "
+        "f = logit of the target − logit of the foil after the last token, as a function of the token embeddings x; in an encoder-decoder, the mean log-probability of the target's tokens as a function of the source's embeddings. Integrated gradients (Sundararajan et al. 2017): (x − b) times the mean "
         "gradient on the straight way from the baseline b to x, by Gauss–Legendre quadrature (Captum); where the sum misses f(x) − f(b) by more than the tolerance, those pieces of the way are "
         "halved that miss most. Gradient × input: (x − b) · ∂f/∂x at x. Both are summed over the coordinates of a position. Occlusion: f(x) − f(x with one position at the baseline), exact. "
         "Completeness gap: |Σ attribution − (f(x) − f(b))| / |f(x) − f(b)|. Agreement: Spearman's rank correlation with occlusion over the tokens of a prompt. The mean baseline is the mean embedding of "
@@ -95,105 +69,41 @@ class Attribution(Analysis):
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
 
-    def measure(self, model: Transformer, corpus: Corpus) -> Tables:
-        tokens, complete = self._attributed(model, corpus)
+    def measure(self, model: Model, corpus: Corpus) -> Tables:
+        asked = measured.question(model, corpus, self.n_prompts)
+        tokens, complete = measured.attributed(
+            model, asked, baseline=self.baseline, keep_first=self.keep_first, n_steps=self.n_steps, max_steps=self.max_steps,
+            tolerance=self.tolerance,
+        )
+        unit = "logits or nats per token"
         return {
             "tokens": table(
-                tokens,
-                "Attribution of every token.",
-                example=("", "number of the prompt"),
-                position=("", "position of the token, without padding"),
-                token=("", "text of the token"),
-                method=("", "how it was attributed"),
-                attribution=("logits", "share of the logit difference"),
+                tokens, "Attribution of every token.", example=("", "number of the prompt"),
+                position=("", "position of the token, without padding"), token=("", "text of the token"),
+                method=("", "how it was attributed"), attribution=(unit, "share of the metric"),
             ),
             "completeness": table(
-                complete,
-                "Do the attributions of a prompt add up to what the baseline takes away?",
-                example=("", "number of the prompt"),
-                prompt=("", "text"),
-                target=("", "right next token"),
-                foil=("", "wrong next token"),
-                clean=("logits", "f(x)"),
-                baseline=("logits", "f(b)"),
-                difference=("logits", "f(x) − f(b)"),
-                sum_integrated=("logits", "sum of integrated gradients"),
-                sum_gradient=("logits", "sum of gradient × input"),
-                sum_occlusion=("logits", "sum of occlusion"),
+                complete, "Do the attributions of a prompt add up to what the baseline takes away?", example=("", "number of the prompt"),
+                prompt=("", "text"), target=("", "right answer"), foil=("", "wrong answer, if there is one"),
+                metric=("", "logit_difference in logits, or target_log_probability in nats per token"), clean=(unit, "f(x)"),
+                baseline=(unit, "f(b)"), difference=(unit, "f(x) − f(b)"), sum_integrated=(unit, "sum of integrated gradients"),
+                sum_gradient=(unit, "sum of gradient × input"), sum_occlusion=(unit, "sum of occlusion"),
                 gap=("1", "what integrated gradients misses, relative to the difference; missing where that is 0"),
                 n_steps=("gradients", "gradients that were computed"),
             ),
             "agreement": table(
-                _agreement(tokens),
-                "Spearman's rank correlation with occlusion over the tokens of a prompt.",
-                example=("", "number of the prompt"),
-                method=("", "method compared with occlusion"),
-                all_tokens=("1", "over all tokens"),
-                without_first=("1", "without the first token"),
-                n=("tokens", "tokens of the prompt"),
+                measured.agreement(tokens), "Spearman's rank correlation with occlusion over the tokens of a prompt.",
+                example=("", "number of the prompt"), method=("", "method compared with occlusion"), all_tokens=("1", "over all tokens"),
+                without_first=("1", "without the first token"), n=("tokens", "tokens of the prompt"),
             ),
         }
-
-    def _attributed(self, model: Transformer, corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """A row per method and token, and a row per prompt."""
-        prompts = corpus.contrasts(self.n_prompts)
-        if not prompts:
-            return pd.DataFrame(columns=TOKEN_COLUMNS).astype({"attribution": float}), pd.DataFrame(columns=COMPLETE_COLUMNS).astype(
-                dict.fromkeys(COMPLETE_COLUMNS[4:11], float)
-            )
-        inputs = tokenize_prompts(model, prompts)
-        f = site_function(model, inputs, logit_difference([p.target for p in prompts], [p.foil for p in prompts]))
-        base = self._baseline(f)
-        integrated = integrated_gradients(f, base, n_steps=self.n_steps, max_steps=self.max_steps, tolerance=self.tolerance)
-        by_method = dict(zip(METHODS, (integrated.attribution, gradient_x_input(f, base), occlusion(f, base)), strict=True))
-        with torch.no_grad():
-            clean = f(f.value)
-        rows = []
-        for i in range(len(prompts)):
-            real = inputs[1][i]
-            words = model.tokenizer.to_str_tokens(inputs[0][i][real])
-            for method, values in by_method.items():
-                rows += [
-                    {"example": i, "position": p, "token": w, "method": method, "attribution": v}
-                    for p, (w, v) in enumerate(zip(words, values[i][real].double().tolist(), strict=True))
-                ]
-        columns = {
-            "clean": clean,
-            "baseline": clean - integrated.difference,
-            "difference": integrated.difference,
-            **{
-                f"sum_{name}": by_method[method].sum(1)
-                for name, method in zip(("integrated", "gradient", "occlusion"), METHODS, strict=True)
-            },
-            "gap": integrated.gap,
-            "n_steps": integrated.n_steps,
-        }
-        per_prompt = pd.DataFrame(
-            {
-                "example": range(len(prompts)),
-                "prompt": [p.prompt for p in prompts],
-                "target": [p.target for p in prompts],
-                "foil": [p.foil for p in prompts],
-                **{name: values.tolist() for name, values in columns.items()},
-            }
-        )
-        return pd.DataFrame(rows, columns=TOKEN_COLUMNS), per_prompt[COMPLETE_COLUMNS]
-
-    def _baseline(self, f: SiteFunction) -> torch.Tensor:
-        tokens, mask = f.inputs
-        vector = f.value[mask].mean(0) if self.baseline == "mean" else torch.zeros_like(f.value[0, 0])
-        base = vector.expand_as(f.value).clone()
-        if self.keep_first:
-            first = torch.arange(len(tokens), device=tokens.device), mask.int().argmax(1)
-            base[first] = f.value[first]
-        return base
 
     def judge(self, tables: Tables) -> Verdict:
         complete = tables["completeness"].frame
         if complete.empty:
-            return Verdict(status="inconclusive", claim="Nothing was measured: there is no prompt with both a target and a foil.")
+            return Verdict(status="inconclusive", claim="Nothing was measured: there is no answer to ask about, neither a prompt with target and foil nor a target text.")
         gaps = complete["gap"]
-        evidence = _evidence(tables, self.tolerance)
+        evidence = said.evidence(tables, self.tolerance)
         if gaps.isna().any():
             return Verdict(
                 status="inconclusive",
@@ -203,12 +113,12 @@ class Attribution(Analysis):
         bad = int((gaps > self.tolerance).sum())
         status = "pass" if not bad else "warn" if gaps.max() <= TOLERABLE else "fail"
         if not bad:
-            said = f"Integrated gradients adds up in all {len(gaps)} prompts (largest gap {gaps.max():.1g})"
+            sums = f"Integrated gradients adds up in all {len(gaps)} prompts (largest gap {gaps.max():.1g})"
         else:
-            said = f"Integrated gradients does not add up in {bad} of {len(gaps)} prompts (gap up to {gaps.max():.2g} of the effect, allowed {self.tolerance:g})"
+            sums = f"Integrated gradients does not add up in {bad} of {len(gaps)} prompts (gap up to {gaps.max():.2g} of the effect, allowed {self.tolerance:g})"
         return Verdict(
             status=status,
-            claim=f"{said}; {_top_claim(tables, self.tolerance)}.",
+            claim=f"{sums}; {said.top_claim(tables, self.tolerance)}.",
             evidence=evidence,
             why="Attributions that do not sum to the effect have lost a part of it: nobody can say which token it belongs to.",
         )
@@ -216,98 +126,17 @@ class Attribution(Analysis):
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         return figures.draw(tables, tolerance=self.tolerance) if len(tables["completeness"].frame) else ()
 
-    def notes(self, model: Transformer, corpus: Corpus) -> Mapping[str, str]:
-        prompts = corpus.contrasts(self.n_prompts)
+    def notes(self, model: Model, corpus: Corpus) -> Mapping[str, str]:
+        asked = measured.question(model, corpus, self.n_prompts)
         kept = "the first token is left as it is" if self.keep_first else "the first token too"
-        said = {
-            "prompts": f"{len(prompts)} prompts with target and foil (asked for: {self.n_prompts})",
+        facts = {
+            "prompts": f"{0 if asked is None else len(asked.said)} prompts with an answer (asked for: {self.n_prompts})",
             "baseline": f"{self.baseline} embedding, {kept}",
         }
-        if prompts:
-            said["tokens"] = f"{int(tokenize_prompts(model, prompts)[1].sum())}, without padding"
-        return said
-
-
-def _agreement(tokens: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for example, part in tokens.groupby("example", sort=False):
-        values = {method: one["attribution"].to_numpy(float) for method, one in part.groupby("method", sort=False)}
-        rows += [
-            {
-                "example": example,
-                "method": method,
-                "all_tokens": rank_correlation(values[method], values[EXACT]),
-                "without_first": rank_correlation(values[method][1:], values[EXACT][1:]),
-                "n": len(values[EXACT]),
-            }
-            for method in CHECKED
-        ]
-    return pd.DataFrame(rows, columns=["example", "method", "all_tokens", "without_first", "n"]).astype(
-        {"all_tokens": float, "without_first": float}
-    )
-
-
-def _strongest(tokens: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The token of each prompt with the largest |attribution|, and its share of the sum of |attribution|."""
-    part = tokens[tokens["method"] == method].assign(size=lambda frame: frame["attribution"].abs())
-    top = part.loc[part.groupby("example", sort=False)["size"].idxmax()].set_index("example")
-    return top.assign(share=top["size"] / part.groupby("example", sort=False)["size"].sum())
-
-
-def _top_claim(tables: Tables, tolerance: float) -> str:
-    """Which token carries most, by integrated gradients where it adds up, by occlusion where it never does."""
-    complete = tables["completeness"].frame.set_index("example")
-    sound = complete.index[complete["gap"] <= tolerance]
-    method = METHODS[0] if len(sound) else EXACT
-    top = _strongest(tables["tokens"].frame, method)
-    top = top.loc[sound] if len(sound) else top
-    first = top.iloc[0]
-    return f"by {method} “{visible_token(first['token'])}” (position {first['position']}) carries most in prompt {top.index[0]}, {first['attribution']:+.2f} logits"
-
-
-def _evidence(tables: Tables, tolerance: float) -> tuple[Evidence, ...]:
-    complete, agreement = tables["completeness"].frame, tables["agreement"].frame
-    found = []
-    if complete["gap"].notna().any():
-        worst = complete.loc[complete["gap"].idxmax()]
-        found.append(
-            Evidence(
-                name="largest completeness gap",
-                measured=float(worst["gap"]),
-                unit="1",
-                threshold=tolerance,
-                relation="<=",
-                where=f"prompt {worst['example']}",
-                source="Sundararajan et al. 2017, completeness; tolerance of this analysis",
-            )
-        )
-        found.append(
-            Evidence(
-                name="prompts where integrated gradients adds up",
-                measured=float((complete["gap"] <= tolerance).sum()),
-                unit=f"of {len(complete)} prompts",
-            )
-        )
-        share = (complete["sum_occlusion"] / complete["difference"]).abs().dropna()
-        found.append(
-            Evidence(
-                name=f"|sum of occlusion| over |f(x) − f(baseline)|, median over {len(share)} prompts",
-                measured=float(share.median()),
-                unit="1",
-            )
-        )
-    for method in CHECKED:
-        for column, words in (("all_tokens", "all tokens"), ("without_first", "without the first token")):
-            values = agreement.loc[agreement["method"] == method, column].dropna()
-            if len(values):
-                found.append(
-                    Evidence(
-                        name=f"rank correlation of {method} with occlusion, {words}, median over {len(values)} prompts",
-                        measured=float(values.median()),
-                        unit="1",
-                    )
-                )
-    return tuple(found)
+        if asked is not None:
+            mask = mask_at(asked.site, asked.inputs)
+            facts["tokens"] = f"{asked.inputs[0].numel() if mask is None else int(mask.sum())}, without padding"
+        return facts
 
 
 ANALYSIS = Attribution

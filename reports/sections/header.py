@@ -32,13 +32,24 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, corpus = provenance.get("model", {}), provenance.get("corpus", {})
     shape = model.get("shape") if isinstance(model.get("shape"), Mapping) else {}
     known = {**shape, **{key: value for key, value in model.items() if key != "shape"}}
-    size = [f"{_shown(known[key])} {word}" for key, word in (("n_layers", "layers"), ("n_heads", "heads")) if known.get(key) is not None]
-    tokens = next((corpus[key] for key in ("tokens", "n_tokens") if key in corpus), None)
+    stacks = {side: known[side] for side in ("encoder", "decoder") if isinstance(known.get(side), Mapping)}
+    size = ", ".join(f"{side} {_size(stack)}" for side, stack in stacks.items()) or _size(known)
+    one = known | next(iter(stacks.values()), {})  # the stacks share d_model
+    tokens = next((corpus[key] for key in ("text_tokens", "tokens", "n_tokens") if key in corpus), None)
     facts = [
-        ("model", known.get("name")), ("shape", " × ".join(size)), ("KV heads", known.get("n_kv_heads")), ("d_model", known.get("d_model")),
-        ("tokens", tokens), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")),
+        ("model", known.get("name")), ("shape", size), ("KV heads", known.get("n_kv_heads")), ("d_model", one.get("d_model")),
+        ("tokens of text", tokens), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")),
     ]
     return [(name, _shown(value)) for name, value in facts if value not in (None, "")]
+
+
+def _size(stack: Mapping[str, Any]) -> str:
+    """Layers and heads, what is known of them.
+
+    >>> _size({"n_layers": 3, "n_heads": 8})
+    '3 layers × 8 heads'
+    """
+    return " × ".join(f"{_shown(stack[key])} {word}" for key, word in (("n_layers", "layers"), ("n_heads", "heads")) if stack.get(key) is not None)
 
 
 def _shown(value: Any) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from analyses._attribution_measure import METHODS
 from analyses._corpus import Corpus, Prompt, load_corpus, tokenize_prompts
-from analyses.attribution import ANALYSIS, METHODS
-from model import Transformer, TransformerConfig
-from probes import Edit, intervene, logit_difference
+from analyses._examples import examples
+from analyses.attribution import ANALYSIS
+from model import Transformer, TransformerConfig, load_model
+from probes import Edit, intervene, logit_difference, loss, record
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,35 @@ def test_the_same_run_gives_the_same_numbers_and_figures(glasslm: Transformer) -
 def test_parameters_are_checked(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANALYSIS(**values)
+
+
+def test_the_target_of_an_encoder_decoder_is_attributed_to_its_source() -> None:
+    """Without cross-attention the source cannot matter; with it occlusion is an edit of the encoder's embedding."""
+    model = load_model("annalog")
+    corpus = load_corpus(model)
+    tables = ANALYSIS(n_prompts=3, n_steps=4, max_steps=4).measure(model, corpus)
+    tokens, complete = tables["tokens"].frame, tables["completeness"].frame
+    inputs = examples(model, corpus, 3, 1)
+    assert complete["metric"].unique().tolist() == ["target_log_probability"] and complete["foil"].isna().all()
+    np.testing.assert_allclose(complete["clean"], -loss()(model, inputs).numpy(), rtol=1e-4)
+    with record(model, "encoder.embed") as activations, torch.no_grad():
+        model(*inputs)
+    embeddings = activations["encoder.embed"]
+    middle = embeddings[inputs[2]].mean(0)
+    with intervene(model, Edit("encoder.embed", lambda x: middle.expand_as(x), positions=[4])):
+        without = -loss()(model, inputs)
+    found = tokens[(tokens["method"] == "occlusion") & (tokens["position"] == 4)]["attribution"].to_numpy()
+    np.testing.assert_allclose(found, complete["clean"] - without.numpy(), atol=2e-5)
+    assert tokens.groupby(["example", "method"]).size().tolist() == [int(n) for n in inputs[2].sum(1) for _ in METHODS]
+    deaf = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in deaf.decoder.blocks:
+            block.cross_attn.W_O.weight.zero_()
+    result = ANALYSIS(n_prompts=2).run(deaf, corpus)
+    assert result.verdict.status == "inconclusive" and "changes nothing" in result.verdict.claim
+
+
+def test_an_encoder_has_no_answer_to_attribute() -> None:
+    model = load_model("minilm")
+    result = ANALYSIS().run(model, load_corpus(model))
+    assert result.verdict.status == "inconclusive" and "no answer to ask about" in result.verdict.claim and result.figures == ()

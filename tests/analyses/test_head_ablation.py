@@ -9,14 +9,25 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
 import torch
 
 from analyses._corpus import Corpus, Prompt, load_corpus, tokenize_prompts
+from analyses._examples import examples, text_task
+from analyses._head_ablation_measure import summary
 from analyses._rank_correlation import rank_correlation
 from analyses._sign_flip import family_wise_p
-from analyses.head_ablation import ANALYSIS, HeadAblation
-from model import Transformer, TransformerConfig
-from probes import Edit, intervene, logit_difference, record
+from analyses.head_ablation import ANALYSIS
+from model import (
+    EncoderDecoder,
+    Tokenizer,
+    Transformer,
+    TransformerConfig,
+    load_model,
+    wrap,
+)
+from probes import Edit, intervene, logit_difference, loss, record, zero
+from tests.conftest import hugging_face
 
 ALL = ("zero", "mean", "resample")
 
@@ -116,10 +127,10 @@ def judged(effect: np.ndarray, clean: np.ndarray, no_op: float = 0.0):
     """The verdict on made-up effects, Float[heads prompts]."""
     tables = dict(ANALYSIS(n_prompts=1, n_chunks=0, ablations=("mean",)).measure(*TINY()))
     rows = pd.DataFrame(
-        [{"layer": h // 2, "head": h % 2, "effect": e, "clean": c} for h, row in enumerate(effect) for e, c in zip(row, clean, strict=True)]
+        [{"site": f"blocks.{h // 2}.attn.z", "layer": h // 2, "head": h % 2, "effect": e, "clean": c} for h, row in enumerate(effect) for e, c in zip(row, clean, strict=True)]
     )
     frames = {
-        "effects": pd.DataFrame(HeadAblation()._summary("mean", "logit_difference", rows)),
+        "effects": pd.DataFrame(summary("mean", "logit_difference", rows, 0)),
         "gates": pd.DataFrame({"gate": ["a head's output times 1"], "measured": [no_op], "bound": [1e-4]}),
         "prompts": pd.DataFrame(
             {"example": range(len(clean)), "prompt": "p", "target": "a", "foil": "b", "clean": clean, "corrupt": np.nan}
@@ -206,3 +217,70 @@ def test_rank_correlation() -> None:
 def test_parameters_are_checked(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANALYSIS(**values)
+
+
+@pytest.fixture(scope="module")
+def annalog() -> EncoderDecoder:
+    return load_model("annalog")
+
+
+def test_the_planted_head_of_an_encoder_decoder(annalog: EncoderDecoder) -> None:
+    """All heads of both stacks write nothing but one of cross-attention: its effect is that of a whole pass, all others have none."""
+    model = copy.deepcopy(annalog)
+    kept = {"encoder.blocks.0.attn": 3, "decoder.blocks.1.cross_attn": 5}
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if name.endswith("attn"):
+                columns = torch.arange(256) // 32 != kept.get(name, -1)
+                module.W_O.weight[:, columns] = 0
+    result = ANALYSIS(n_prompts=5, loss_ablations=("zero", "mean")).run(model, load_corpus(annalog))
+    effects = result.tables["effects"].frame
+    planted = ((effects["attention"] == "cross") & (effects["layer"] == 1) & (effects["head"] == 5)) | (
+        (effects["attention"] == "encoder") & (effects["layer"] == 0) & (effects["head"] == 3)
+    )
+    assert len(effects) == 2 * 72 and effects[~planted]["effect"].abs().max() < 1e-5 < effects[planted]["effect"].abs().min()
+    inputs = examples(model, load_corpus(annalog), 5, 16)
+    with intervene(model, Edit("decoder.blocks.1.cross_attn.z", zero(), heads=[5])):
+        edited = loss()(model, inputs)
+    expected = float((edited - loss()(model, inputs)).mean())
+    row = effects[planted & (effects["attention"] == "cross") & (effects["ablation"] == "zero")]
+    assert float(row["effect"].iloc[0]) == pytest.approx(expected, abs=1e-5)
+    assert {"map-encoder-loss-zero", "map-decoder-loss-zero", "map-cross-loss-zero"} <= {figure.name for figure in result.figures}
+    assert result.verdict.status in ("pass", "inconclusive") and "decoder" not in result.verdict.claim
+
+
+def test_an_encoder_without_a_head_is_judged_by_its_output(tmp_path) -> None:
+    model = load_model("minilm")
+    result = ANALYSIS(n_chunks=3, loss_ablations=("zero", "resample")).run(model, load_corpus(model))
+    effects = result.tables["effects"].frame
+    assert set(effects["metric"]) == {"representation_shift"} and (effects["effect"] >= -1e-9).all() and effects["p_family"].isna().all()
+    inputs = examples(model, load_corpus(model), 3, 16)
+    assert (inputs[0][:, 0] == 101).all() and (inputs[0][:, -1] == 102).all()  # [CLS] … [SEP]
+    clean = model(*inputs).mean(1)
+    with intervene(model, Edit("blocks.5.attn.z", zero(), heads=[7])):
+        expected = 1 - torch.cosine_similarity(model(*inputs).mean(1), clean, dim=-1)
+    row = effects[(effects["layer"] == 5) & (effects["head"] == 7) & (effects["ablation"] == "zero")]
+    assert float(row["effect"].iloc[0]) == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert result.verdict.status == "pass" and "moves the pooled output most" in result.verdict.claim
+
+
+def test_masked_tokens_are_the_task_of_a_masked_language_model() -> None:
+    """A BERT of random weights: the loss of what was masked, and of nothing else."""
+    model = wrap(hugging_face("bert", 0)).requires_grad_(False)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.add_special_tokens(words[:5])
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    model.tokenizer = Tokenizer(backend, pad_id=0)
+    text = "the quick brown fox jumps over a lazy dog " * 4
+    tokens = torch.tensor(model.tokenizer.encode(text.replace(" ", "")))
+    corpus = Corpus(text=text, text_source="made", prompts=(), prompts_source="none", tokens=tokens)
+    task = text_task(model, corpus, 4, 12)
+    (tokens,) = task.inputs
+    plain, masked = examples(model, corpus, 4, 12)[0], tokens == 4
+    assert masked.sum(1).tolist() == [2] * 4 and torch.equal(tokens[~masked], plain[~masked]) and not masked[:, [0, -1]].any()
+    log_p = model(tokens).log_softmax(-1).gather(-1, plain.unsqueeze(-1))[..., 0]
+    torch.testing.assert_close(task.metric(model, task.inputs), -(log_p * masked).sum(1) / 2)
+    result = ANALYSIS(n_chunks=4, length=12, loss_ablations=("mean",)).run(model, corpus)
+    assert set(result.tables["effects"].frame["metric"]) == {"masked_loss"} and result.figures[0].name == "strongest-heads"

@@ -160,7 +160,7 @@ def test_mistakes(glasslm: Transformer) -> None:
         logit_difference("Nantucket", " he").on(glasslm, glasslm.tokenize(["a"]))
     with pytest.raises(SiteError, match="one for each of the 3 examples, got 2"):
         logit_difference([1, 2], 3).on(model, inputs)
-    with pytest.raises(SiteError, match="there is no layer 9 with a site attn.z"):
+    with pytest.raises(SiteError, match="there is no layer 9 with a site \*attn.z"):
         ablate_heads(model, zero(), layers=[0, 9])
     empty = torch.tensor([[True, True], [False, False]])
     with pytest.raises(SiteError, match="example 1 has no real token"):
