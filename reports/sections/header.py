@@ -35,10 +35,9 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     stacks = {side: known[side] for side in ("encoder", "decoder") if isinstance(known.get(side), Mapping)}
     size = ", ".join(f"{side} {_size(stack)}" for side, stack in stacks.items()) or _size(known)
     one = known | next(iter(stacks.values()), {})  # the stacks share d_model
-    tokens = next((corpus[key] for key in ("text_tokens", "tokens", "n_tokens") if key in corpus), None)
     facts = [
         ("model", known.get("name")), ("shape", size), ("KV heads", known.get("n_kv_heads")), ("d_model", one.get("d_model")),
-        ("tokens of text", tokens), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")),
+        ("tokens of text", corpus.get("text_tokens")), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")),
     ]
     return [(name, _shown(value)) for name, value in facts if value not in (None, "")]
 

@@ -59,7 +59,7 @@ def provenance(text: str = "word", **changes: Any) -> Provenance:
     fields = {
         "command": f"prosect report --model {text}", "versions": {"torch": "2.9", "prosect": text}, "git_commit": text, "git_dirty": True,
         "model": {"name": text, "sha256": "00", "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_model": 64, text: text},
-        "corpus": {"source": text, "digest": "11", "tokens": 12345}, "seed": 7, "dtype": "float32", "device": "cpu", "threads": 1, "platform": text,
+        "corpus": {"source": text, "digest": "11", "text_tokens": 12345}, "seed": 7, "dtype": "float32", "device": "cpu", "threads": 1, "platform": text,
     }
     return Provenance(**{**fields, **changes})
 

@@ -237,11 +237,18 @@ def test_the_strip_and_the_provenance_say_what_was_run():
     html = page([result()], title="t", run={"provenance": provenance(command="prosect report --model x")})
     parsed = checked(html)
     strip = dict(zip(parsed.text["dt"], parsed.text["dd"], strict=True))
-    assert strip["shape"] == "2 layers × 4 heads" and strip["KV heads"] == "2" and strip["tokens"] == "12,345"
+    assert strip["shape"] == "2 layers × 4 heads" and strip["KV heads"] == "2" and strip["tokens of text"] == "12,345"
     assert strip["content hash"] == content_hash([result()])[:16]
-    assert strip["corpus.tokens"] == "12345" and strip["git_dirty"] == "yes" and strip["seed"] == "7"
+    assert strip["corpus.text_tokens"] == "12345" and strip["git_dirty"] == "yes" and strip["seed"] == "7"
     assert "prosect report --model x" in parsed.text["code"]
     assert content_hash([result()]) in html
+
+
+def test_the_strip_names_both_stacks():
+    sizes = {"encoder": {"n_layers": 3, "n_heads": 8, "d_model": 256}, "decoder": {"n_layers": 2, "n_heads": 4, "d_model": 256}}
+    strip = checked(page([result()], title="t", run={"provenance": {"model": {"name": "x", **sizes}, "corpus": {}}}))
+    shown = dict(zip(strip.text["dt"], strip.text["dd"], strict=True))
+    assert shown["shape"] == "encoder 3 layers × 8 heads, decoder 2 layers × 4 heads" and shown["d_model"] == "256"
 
 
 def csv_links(html: str) -> dict[str, bytes]:
