@@ -8,21 +8,29 @@ from typing import Any
 from torch import nn
 
 from model.architectures import architecture_for
+from model.bridge import Bridged, is_bridge, wrap_bridge
 from model.checkpoint import Model, assemble
 from model.source import Source
-from model.tokenizer import Tokenizer, special_ids
+from model.tokenizer import Tokenizer, default_template, special_ids
 
 
-def wrap(hugging_face_model: nn.Module, *, tokenizer: Any = None) -> Model:
+def wrap(hugging_face_model: nn.Module, *, tokenizer: Any = None) -> Model | Bridged:
     """Our model around the parameters of a Hugging Face model: a decoder, an encoder, or both, with its head or without.
 
     No weight is copied: a change of a parameter in one is seen by the other. The given object keeps its modules, its
     state dict and whether its parameters want gradients. `tokenizer` may be a Hugging Face fast tokenizer, one of the
     `tokenizers` library, or ours.
 
+    A `TransformerBridge` of TransformerLens is not rebuilt: it runs itself, and its hooks get our names. Each is checked; a
+    warning names those that are left out.
+
     A model without a head gives its final states. Raises ValueError for an object without a Hugging Face config, a family
     that is not known, and a head that is not known: its tensors would have no use.
     """
+    if is_bridge(hugging_face_model):
+        foreign, own = hugging_face_model.original_model.config, hugging_face_model.tokenizer
+        given = own if tokenizer is None and hasattr(own, "backend_tokenizer") else tokenizer
+        return wrap_bridge(hugging_face_model, as_tokenizer(given, foreign.to_dict()))
     foreign = getattr(hugging_face_model, "config", None)
     if not isinstance(hugging_face_model, nn.Module) or not hasattr(foreign, "to_dict"):
         raise ValueError(
@@ -50,4 +58,5 @@ def as_tokenizer(tokenizer: Any, config: dict) -> Tokenizer | None:
         raise ValueError(f"tokenizer must be a fast tokenizer, got {type(tokenizer).__name__}")
     roles = {f"{role}_id": getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     roles = roles | {"decoder_start_id": start} if any(value is not None for value in roles.values()) else special_ids(backend, config)
-    return Tokenizer(type(backend).from_str(backend.to_str()), **roles)
+    template = default_template(getattr(tokenizer, "chat_template", None))
+    return Tokenizer(type(backend).from_str(backend.to_str()), **roles, chat_template=template)
