@@ -28,7 +28,7 @@ def provenance(model: Model, corpus: Corpus, *, seed: int, command: Sequence[str
         command=shlex.join(command), versions={"python": platform.python_version(), "prosect code": _code(), **_versions()}, git_commit=commit, git_dirty=dirty,
         model={
             "name": source.name, "kind": source.kind, "package": source.package, "licence": source.licence,
-            "sha256": source.sha256(model), **config.to_dict(),
+            "steps": "; ".join(source.steps), "sha256": source.sha256(model), **config.to_dict(),
         },
         corpus={
             "digest": corpus.digest, "text": corpus.text_source, "text_tokens": len(corpus.tokens),

@@ -1,4 +1,4 @@
-"""How are weights kept? Reading safetensors of others, writing and reading a folder of our own."""
+"""How are weights kept? Reading a folder of others, writing and reading one of our own."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.architectures import architecture_for
+from model.adapters import Adapter, merge_adapter
+from model.architectures import Architecture, architecture_for
 from model.config import EncoderDecoderConfig, TransformerConfig
 from model.encoder_decoder import EncoderDecoder
+from model.files import read_json, read_tensors, weight_files
+from model.lstm import LSTMConfig, LSTMLanguageModel
 from model.projection import HeadProjection
 from model.source import Source
-from model.tokenizer import Tokenizer, special_ids
+from model.tokenizer import Tokenizer, default_template, special_ids
 from model.transformer import Transformer
 
 NATIVE = "prosect"
 """`model_type` of a folder in our own layout: config.json, model.safetensors, tokenizer.json"""
 
 
-Model = Transformer | EncoderDecoder
-Config = TransformerConfig | EncoderDecoderConfig
+Model = Transformer | EncoderDecoder | LSTMLanguageModel
+Config = TransformerConfig | EncoderDecoderConfig | LSTMConfig
 
 
 def build(config: Config, *, generator: torch.Generator | None = None) -> Model:
-    """A freshly initialised model of that config: one stack, or an encoder and a decoder."""
-    return (EncoderDecoder if isinstance(config, EncoderDecoderConfig) else Transformer)(config, generator=generator)
+    """A freshly initialised model of that config: one stack, an encoder and a decoder, or a recurrent one."""
+    kinds = {TransformerConfig: Transformer, EncoderDecoderConfig: EncoderDecoder, LSTMConfig: LSTMLanguageModel}
+    return kinds[type(config)](config, generator=generator)
 
 
 def assemble(config: Config, weights: Mapping[str, Tensor]) -> Model:
@@ -75,63 +80,47 @@ def as_parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ValueError that names the file if it is not there or not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def safetensors_files(folder: Path) -> tuple[Path, ...]:
-    """The weight files of a folder: model.safetensors, or the shards that its index names."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if index.is_file():
-        return tuple(folder / name for name in sorted(set(read_json(index)["weight_map"].values())))
-    others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt"))
-    found = f", only {others[0]}, which is not loaded because a pickle can run code" if others else ""
-    raise ValueError(f"{folder} holds no model.safetensors{found}")
-
-
-def read_safetensors(files: tuple[Path, ...], device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of the files; floating ones in `dtype`. Raises ValueError that names a file which cannot be read."""
-    tensors = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                for name in file.keys():
-                    tensor = file.get_tensor(name)
-                    tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
-    return tensors
-
-
-def load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype, source: Source) -> Model:
-    """A Hugging Face folder, or one that `save_model` wrote."""
+def load_folder(folder: Path, device: str | torch.device, dtype: torch.dtype, source: Source, adapter: Adapter | None = None) -> Model:
+    """A Hugging Face folder, with an adapter merged where one is given, or a folder that `save_model` wrote."""
     foreign = read_json(folder / "config.json")
-    files = safetensors_files(folder)
-    tensors = read_safetensors(files, device, dtype)
-    if foreign.get("model_type") == NATIVE:
-        config = (EncoderDecoderConfig if "encoder" in foreign["config"] else TransformerConfig).from_dict(foreign["config"])
-        weights: Mapping[str, Tensor] = tensors
-    else:
-        architecture = architecture_for(foreign.get("model_type", "without a model_type"))
-        config = architecture.read_config(foreign, tensors)
-        weights = architecture.read_weights(config, tensors)
-    model = assemble(config, weights)
-    model.source = source
+    read = _read_native if foreign.get("model_type") == NATIVE else partial(_read_foreign, architecture=_architecture(foreign))
+    files = weight_files(folder)
+    model = read(foreign, read_tensors(files, device, dtype), adapter=adapter)
+    model.source = replace(source, files=source.files or files, steps=model.source.steps)
+    if adapter is not None:
+        model.source = model.source.then(adapter.step, adapter.files)
     model.tokenizer = load_tokenizer(folder, foreign)
     if isinstance(model, EncoderDecoder) and "target_tokenizer" in foreign:
         model.target_tokenizer = load_tokenizer(folder, foreign["target_tokenizer"], "target_tokenizer.json")
     return model
+
+
+def _read_native(foreign: Mapping[str, Any], tensors: dict[str, Tensor], *, adapter: Adapter | None) -> Model:
+    if adapter is not None:
+        raise ValueError(f"the adapter {adapter.name} fits a Hugging Face checkpoint, and this is one that save_model wrote")
+    fields = foreign["config"]  # which kind of config it is shows in them
+    kind = EncoderDecoderConfig if "encoder" in fields else TransformerConfig if "n_heads" in fields else LSTMConfig
+    model = assemble(kind.from_dict(fields), tensors)
+    model.source = replace(model.source, steps=tuple(foreign.get("steps", ())))
+    return model
+
+
+def _read_foreign(foreign: Mapping[str, Any], tensors: dict[str, Tensor], *, architecture: Architecture, adapter: Adapter | None) -> Model:
+    if adapter is not None:
+        tensors = merge_adapter(tensors, adapter, architecture)
+    config = architecture.read_config(foreign, tensors)
+    return assemble(config, architecture.read_weights(config, tensors))
+
+
+def _architecture(foreign: Mapping[str, Any]) -> Architecture:
+    """The family that a config names; code that comes with a checkpoint is never run."""
+    if "model_type" not in foreign:
+        raise ValueError("config.json lacks 'model_type', the name of the model's family")
+    try:
+        return architecture_for(str(foreign["model_type"]))
+    except ValueError as error:
+        own = "; the code that comes with the checkpoint (auto_map) is never run" if foreign.get("auto_map") else ""
+        raise ValueError(f"{error}{own}") from None
 
 
 def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str = "tokenizer.json") -> Tokenizer | None:
@@ -151,35 +140,55 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], name: str = "tokeniz
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         roles |= special_ids(backend, read_json(settings))
-    return Tokenizer(backend, **roles)
+    return Tokenizer(backend, **roles, chat_template=_chat_template(folder) if name == "tokenizer.json" else None)
+
+
+def _chat_template(folder: Path) -> str | None:
+    """chat_template.jinja, else what tokenizer_config.json has: one template, or several with names, of which `default` is taken."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    return default_template(read_json(settings).get("chat_template")) if settings.is_file() else None
+
+
+def shapes(config: Config) -> dict[str, torch.Size]:
+    """Every parameter and buffer of a model of that config, in which no matrix is a view of a fused one: name → shape."""
+    with torch.device("meta"):
+        plain = build(config)
+    return {name: tensor.shape for name, tensor in (*plain.named_parameters(), *plain.named_buffers())}
+
+
+def plain_weights(model: Model) -> dict[str, Tensor]:
+    """The tensors of a model in the shapes of its config, views where they can be: name → tensor."""
+    named, shape = {**dict(model.named_parameters()), **dict(model.named_buffers())}, shapes(model.config)
+    return {name: tensor.detach().reshape(shape[name]) for name, tensor in named.items()}
 
 
 def save_model(model: Model, folder: str | Path) -> Path:
-    """Write config.json, model.safetensors and tokenizer.json; `load_model(folder)` gives the same logits to the bit.
+    """Write config.json, model.safetensors, tokenizer.json and its chat template; `load_model(folder)` gives the same logits to the bit.
 
     Each file is written beside its place and renamed, the config last, so that a folder with a config is whole.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        plain = build(model.config)  # in which no matrix is a view of a fused one
-    shapes = {name: tensor.shape for name, tensor in (*plain.named_parameters(), *plain.named_buffers())}
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    weights = {name: tensor.detach().reshape(shapes[name]).contiguous() for name, tensor in named.items()}
-    values: dict[str, Any] = {"model_type": NATIVE, "config": model.config.to_dict()}
+    values: dict[str, Any] = {"model_type": NATIVE, "config": model.config.to_dict(), "steps": list(model.source.steps)}
     with renamed_when_whole(folder / "model.safetensors") as path:
-        save_file(weights, path)
+        save_file({name: tensor.contiguous() for name, tensor in plain_weights(model).items()}, path)
     if model.tokenizer is not None:
         values |= model.tokenizer.roles()
-        with renamed_when_whole(folder / "tokenizer.json") as path:
-            model.tokenizer.save(path)
+        _write(folder / "tokenizer.json", model.tokenizer.backend.to_str())
+        if model.tokenizer.chat_template is not None:
+            _write(folder / "chat_template.jinja", model.tokenizer.chat_template)
     if (target := getattr(model, "target_tokenizer", None)) is not None:
         values["target_tokenizer"] = target.roles()
-        with renamed_when_whole(folder / "target_tokenizer.json") as path:
-            target.save(path)
-    with renamed_when_whole(folder / "config.json") as path:
-        path.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
+        _write(folder / "target_tokenizer.json", target.backend.to_str())
+    _write(folder / "config.json", json.dumps(values, indent=1, sort_keys=True))
     return folder
+
+
+def _write(target: Path, text: str) -> None:
+    with renamed_when_whole(target) as path:
+        path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

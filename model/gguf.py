@@ -11,6 +11,7 @@ import torch
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from model.adapters import Adapter, merge_adapter
 from model.architectures import architecture_for
 from model.checkpoint import assemble
 from model.tokenizer import Tokenizer
@@ -33,8 +34,8 @@ SPECIAL, USER_DEFINED = 3, 4
 """Token types of the GGUF specification: control tokens and tokens that the user added."""
 
 
-def read_gguf(path: Path, device: str | torch.device, dtype: torch.dtype) -> Transformer:
-    """The model in a .gguf file, dequantised.
+def read_gguf(path: Path, device: str | torch.device, dtype: torch.dtype, adapter: Adapter | None = None) -> Transformer:
+    """The model in a .gguf file, dequantised, with an adapter merged where one is given.
 
     Raises ValueError for a file that is cut off or no GGUF, an architecture other than llama, and a quantisation that
     the `gguf` package cannot undo.
@@ -47,6 +48,8 @@ def read_gguf(path: Path, device: str | torch.device, dtype: torch.dtype) -> Tra
     foreign = _config(values)
     architecture = architecture_for(family)
     tensors = {_their_name(t.name): _tensor(t, foreign) for t in reader.tensors if t.name != "rope_freqs.weight"}
+    if adapter is not None:
+        tensors = merge_adapter(tensors, adapter, architecture)
     foreign["tie_word_embeddings"] = "lm_head.weight" not in tensors
     config = architecture.read_config(foreign)
     weights = architecture.read_weights(config, tensors)
@@ -77,7 +80,7 @@ def _value(values: Mapping[str, Any], name: str, default: Any = ...) -> Any:
 def _config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata as the Hugging Face config that they were made from."""
     n_heads, d_model = _value(values, "llama.attention.head_count"), _value(values, "llama.embedding_length")
-    if scaling := _value(values, "llama.rope.scaling.type", "none") != "none":
+    if (scaling := _value(values, "llama.rope.scaling.type", "none")) != "none":
         raise ValueError(f"rotary scaling {scaling!r} in a GGUF file is not supported")
     d_head = _value(values, "llama.attention.key_length", d_model // n_heads)
     rotated = _value(values, "llama.rope.dimension_count", d_head)
@@ -136,7 +139,8 @@ def _tokenizer(values: Mapping[str, Any]) -> Tokenizer | None:
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, types) if kind == SPECIAL])
     backend.add_tokens([AddedToken(t, normalized=False) for t, kind in zip(tokens, types) if kind == USER_DEFINED])
     roles = {role: _value(values, f"tokenizer.ggml.{name}_token_id", None) for role, name in (("bos_id", "bos"), ("eos_id", "eos"), ("pad_id", "padding"))}
-    return Tokenizer(backend, **roles)
+    template = _value(values, "tokenizer.chat_template", None)
+    return Tokenizer(backend, **roles, chat_template=template)
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:

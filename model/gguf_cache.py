@@ -13,6 +13,9 @@ from model.gguf import read_gguf
 from model.source import Source, hash_files
 from model.transformer import Transformer
 
+LAYOUT = 2
+"""counts what a converted copy has been made of: 2 keeps the chat template"""
+
 
 def cache_folder() -> Path:
     """Where converted models are kept: $PROSECT_CACHE, else prosect/ in the user's cache folder."""
@@ -23,7 +26,7 @@ def cache_folder() -> Path:
 
 def read_gguf_cached(path: Path, device: str | torch.device, dtype: torch.dtype) -> Transformer:
     """The model in a .gguf file, from its converted copy where there is one; converts and keeps it otherwise."""
-    folder = cache_folder() / f"gguf-{hash_files((path,))[:32]}"
+    folder = cache_folder() / f"gguf-{LAYOUT}-{hash_files((path,))[:32]}"
     kept = Source(name=path.name, kind="gguf", files=(path,))
     if (folder / "config.json").is_file():
         try:

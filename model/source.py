@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,8 @@ class Source:
     """The origin of a model.
 
     `name` is what the user asked for, `kind` how it came, `files` what was read, `package` the installed distribution
-    that ships it, `licence` as its publisher states it.
+    that ships it, `licence` as its publisher states it, `steps` what was done to the weights since (an adapter merged,
+    norms folded).
     """
 
     name: str
@@ -24,6 +25,11 @@ class Source:
     files: tuple[Path, ...] = ()
     package: str = ""
     licence: str = ""
+    steps: tuple[str, ...] = ()
+
+    def then(self, step: str, files: tuple[Path, ...] = ()) -> Source:
+        """The origin after one more step, which read these files too."""
+        return replace(self, steps=(*self.steps, step), files=(*self.files, *files))
 
     def sha256(self, module: nn.Module) -> str:
         """The digest of the files, or of the parameters of `module` where there are no files."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tokenizers
 import torch
@@ -29,6 +28,8 @@ class Tokenizer:
     pad_id: int | None = None
     decoder_start_id: int | None = None
     """what an encoder-decoder's target begins with"""
+    chat_template: str | None = None
+    """how a conversation is written as text: a Jinja template, as the checkpoint brings it"""
 
     def __post_init__(self) -> None:
         self.backend.no_padding()
@@ -54,6 +55,20 @@ class Tokenizer:
         """The text of each token on its own; a token that holds part of a character shows as U+FFFD."""
         ids = self.encode(text_or_ids) if isinstance(text_or_ids, str) else [int(i) for i in text_or_ids]
         return [self.backend.decode([i], skip_special_tokens=False) for i in ids]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The text of a conversation, [{"role": "user", "content": "…"}, …], by the checkpoint's template; what begins the
+        assistant's answer stands at its end if `add_generation_prompt`. `encode` and `tokenize` take it as any text.
+
+        Raises ValueError if there is no template, for messages that are none, and for what the template refuses.
+        """
+        if self.chat_template is None:
+            raise ValueError("this tokenizer came without a chat template; set its chat_template, or write the text yourself")
+        from model.chat import write_chat  # Jinja is loaded by those who chat
+
+        special = {f"{role}_token": getattr(self, f"{role}_id") for role in ("bos", "eos", "pad")}
+        words = {name: self.backend.id_to_token(i) for name, i in special.items() if i is not None}
+        return write_chat(self.chat_template, messages, words, add_generation_prompt=add_generation_prompt)
 
     def batch(
         self, texts: Sequence[str], *, pad: Pad = "right", prepend_bos: bool = False, template: bool = False,
@@ -108,10 +123,6 @@ class Tokenizer:
         """The ids that have a role, by the names that a config.json has for them."""
         return {f"{role}_token_id": getattr(self, f"{role}_id") for role in ("bos", "eos", "pad", "decoder_start")}
 
-    def save(self, path: Path) -> None:
-        """Write the tokenizer as tokenizer.json."""
-        path.write_text(self.backend.to_str(), encoding="utf-8")
-
 
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
@@ -138,3 +149,16 @@ def special_ids(backend: tokenizers.Tokenizer, config: dict) -> dict[str, int | 
     if config.get("decoder_start_token_id") is not None:
         found["decoder_start_id"] = config["decoder_start_token_id"]
     return found
+
+
+def default_template(found: Any) -> str | None:
+    """The chat template of a tokenizer_config.json: one text, or several with names, of which `default` is the one.
+
+    >>> default_template([{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}])
+    'b'
+    """
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    return found if isinstance(found, str) else None

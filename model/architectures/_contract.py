@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from model.architectures._keys import Keys
+from model.architectures._refused import check_head, check_quantised
 from model.architectures._weights import Pairs, Weights
 from model.config import EncoderDecoderConfig, TransformerConfig
 
@@ -18,7 +19,7 @@ Config = TransformerConfig | EncoderDecoderConfig
 
 
 def nothing(name: str) -> bool:
-    """No leftover tensor is allowed."""
+    """No tensor is."""
     return False
 
 
@@ -34,9 +35,9 @@ class Architecture:
     `model_type` is Hugging Face's name for it, `transformers_class` and `headless_class` those of its models with and
     without a head. `config` reads its config (taking every key), `weights` yields our parameter name and the foreign
     tensor, or a view of it, in our layout (Linear weights are [out, in]). `unused` tells which leftover tensors hold
-    nothing that a forward pass needs, `spelling` turns a tensor's old name into its present one. `random_configs` are
-    constructor arguments for small odd-sized models, on which the contract tests compare with the family's own
-    implementation.
+    nothing that a forward pass needs, `spelling` turns a tensor's old name into its present one, `transposed` tells which
+    matrices are kept as [in, out]. `random_configs` are constructor arguments for small odd-sized models, on which the
+    contract tests compare with the family's own implementation.
     """
 
     model_type: str
@@ -46,6 +47,7 @@ class Architecture:
     weights: Callable[[Config, Weights], Pairs]
     unused: Callable[[str], bool] = nothing
     spelling: Callable[[str], str] = as_it_is
+    transposed: Callable[[str], bool] = nothing
     random_configs: tuple[Mapping[str, Any], ...]
 
     def read_config(self, foreign: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Config:
@@ -54,6 +56,7 @@ class Architecture:
         `tensors` are there for what only they tell: whether the unembedding is a matrix of its own, where the config says
         that it may be. Raises ValueError that names a key which is not understood.
         """
+        check_quantised(foreign)
         keys = Keys(foreign, headless_class=self.headless_class, tensors=self._spelled(tensors or {}))
         config = self.config(keys)
         keys.done()
@@ -62,6 +65,7 @@ class Architecture:
     def read_weights(self, config: Config, foreign: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Foreign tensors by our names. Raises ValueError that names a missing or a superfluous tensor."""
         source = Weights(self._spelled(foreign))
+        check_head(foreign)
         ours = dict(self.weights(config, source))
         extra = [name for name in source.left() if not self.unused(name)]
         if extra:

@@ -51,6 +51,11 @@ def weights(config: TransformerConfig, foreign: Weights) -> Pairs:
     yield from unembedding(config, foreign, "lm_head.weight", embedding=f"{root}wte.weight")
 
 
+def transposed(name: str) -> bool:
+    """All matrices of its blocks."""
+    return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+
+
 def unused(name: str) -> bool:
     """The causal mask, which old checkpoints store as buffers."""
     return name.endswith((".attn.bias", ".attn.masked_bias"))
@@ -58,6 +63,7 @@ def unused(name: str) -> bool:
 
 ARCHITECTURE = Architecture(
     model_type="gpt2", transformers_class="GPT2LMHeadModel", headless_class="GPT2Model", config=config, weights=weights, unused=unused,
+    transposed=transposed,
     random_configs=(
         dict(n_layer=3, n_embd=30, n_head=5, n_inner=52, vocab_size=101, n_positions=40),
         dict(n_layer=2, n_embd=24, n_head=3, vocab_size=67, n_positions=33, tie_word_embeddings=False, activation_function="gelu"),

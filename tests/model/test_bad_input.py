@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model import Transformer, TransformerConfig, load_model, wrap
+from model.architectures import architectures
 from model.zoo import data_path, zoo
-from tests.conftest import hugging_face
+from tests.conftest import example, hugging_face
 
 
 @pytest.mark.parametrize(
@@ -91,12 +96,220 @@ def test_sources(tmp_path) -> None:
     with pytest.raises(ValueError, match="must hold a JSON object, got list"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ValueError, match="holds no model.safetensors, only pytorch_model.bin, which is not loaded because a pickle can run code"):
+    with pytest.raises(ValueError, match="holds no model.safetensors and no pytorch_model.bin$"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ValueError, match="model.safetensors cannot be read as safetensors"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small Llama as the library saves it."""
+    hugging_face("llama", 0).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def configure(folder: Path, **change: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="config.json is missing"):
+        load_model(tmp_path)
+
+
+def test_families(folder: Path) -> None:
+    configure(folder, model_type="lama")
+    with pytest.raises(ValueError, match="unknown model family 'lama': prosect loads .*; did you mean llama"):
+        load_model(folder)
+    configure(folder, model_type=None)
+    with pytest.raises(ValueError, match="unknown model family 'None'"):
+        load_model(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json lacks 'model_type', the name of the model's family"):
+        load_model(folder)
+
+
+def test_code_of_a_checkpoint_is_never_run(folder: Path) -> None:
+    (folder / "modeling_own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    expected = load_model(folder)(torch.tensor([[1, 2, 3]]))
+    configure(folder, auto_map={"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"})
+    assert torch.equal(load_model(folder)(torch.tensor([[1, 2, 3]])), expected)  # the family is known, and says what is computed
+    configure(folder, model_type="own")
+    with pytest.raises(ValueError, match=r"unknown model family 'own'.*; the code that comes with .* \(auto_map\) is never run"):
+        load_model(folder)
+    assert not (folder / "ran").exists()
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({NORM: None}, f"the checkpoint lacks the tensor '{NORM}'"),
+        ({"model.norm.bias": torch.zeros(36)}, "the checkpoint holds 'model.norm.bias', which a llama model of this config has no use for"),
+        ({NORM: torch.zeros(35)}, r"ln_final.gain must have shape \(36,\) by the config, got \(35,\)"),
+        ({"score.weight": torch.zeros(2, 36)}, r"the checkpoint has a head for another task \(score.weight\)"),
+    ],
+)
+def test_tensors(folder: Path, change: dict, message: str) -> None:
+    tensors = load_file(folder / "model.safetensors") | change
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors"),
+    [
+        ("LlamaForSequenceClassification", "score.weight"),
+        ("GPT2ForTokenClassification", "classifier.bias, classifier.weight"),
+        ("BertForSequenceClassification", "classifier.bias, classifier.weight"),
+        ("BertForTokenClassification", "classifier.bias, classifier.weight"),
+        ("BertForQuestionAnswering", "qa_outputs.bias, qa_outputs.weight"),
+        ("BertForMultipleChoice", "classifier.bias, classifier.weight"),
+        ("RobertaForSequenceClassification", "classifier.dense.bias, .*, classifier.out_proj.weight"),
+        ("DistilBertForSequenceClassification", "classifier.bias, classifier.weight, pre_classifier.bias, pre_classifier.weight"),
+        ("DistilBertForQuestionAnswering", "qa_outputs.bias, qa_outputs.weight"),
+        ("BartForSequenceClassification", "classification_head.dense.bias, .*, classification_head.out_proj.weight"),
+        ("BartForQuestionAnswering", "qa_outputs.bias, qa_outputs.weight"),
+        ("T5ForSequenceClassification", "classification_head.dense.bias, .*"),
+        ("T5ForTokenClassification", "classifier.bias, classifier.weight"),
+    ],
+)
+def test_heads_of_other_tasks(kind: str, tensors: str, tmp_path: Path) -> None:
+    family = next(f for name, f in architectures().items() if f.headless_class == kind.partition("For")[0] + "Model")
+    config = transformers.AutoConfig.for_model(family.model_type, **family.random_configs[0] | {"pad_token_id": 0, "eos_token_id": 1})
+    theirs = getattr(transformers, kind)(config)
+    theirs.save_pretrained(tmp_path)
+    message = rf"a head for another task \({tensors}\); prosect loads language-model and masked-language-model heads, and models without"
+    for attempt in (lambda: load_model(tmp_path), lambda: wrap(theirs)):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+
+
+def test_quantised_checkpoints(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ValueError, match="is quantised by gptq, which cannot be undone here; take one in floating point, or a .gguf"):
+        load_model(folder)
+
+
+def as_pickles(folder: Path, n: int = 1, name: str = "pytorch_model") -> None:
+    """Weights as torch.save keeps them, in one file or in shards with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = [names[i::n] for i in range(n)]
+    files = [f"{name}.bin"] if n == 1 else [f"{name}-{i + 1:05}-of-{n:05}.bin" for i in range(n)]
+    for file, part in zip(files, parts, strict=True):
+        torch.save({key: tensors[key] for key in part}, folder / file)
+    if n > 1:
+        index = {"weight_map": {key: file for file, part in zip(files, parts, strict=True) for key in part}}
+        (folder / f"{name}.bin.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "llama"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_pickle_of_tensors_gives_exact_weights(family: str, n: int, tmp_path: Path) -> None:
+    hugging_face(family, 0).save_pretrained(tmp_path)
+    expected = load_model(tmp_path)
+    as_pickles(tmp_path, n)
+    got = load_model(tmp_path)
+    inputs = example(got, "left")
+    assert torch.equal(got(*inputs), expected(*inputs)) and len(got.source.files) == n
+    assert all(torch.equal(one, other) for one, other in zip(got.parameters(), expected.parameters(), strict=True))
+
+
+def test_other_names_of_pickles(folder: Path) -> None:
+    expected = load_model(folder)(torch.tensor([[1, 2, 3]]))
+    as_pickles(folder)
+    (folder / "pytorch_model.bin").rename(folder / "epoch-3.pth")
+    assert torch.equal(load_model(folder)(torch.tensor([[1, 2, 3]])), expected)
+    (folder / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no model.safetensors and no pytorch_model.bin, only epoch-3.pth, optimizer.pt: leave one"):
+        load_model(folder)
+
+
+class Malicious:
+    """What a hostile file does when it is unpickled: it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "pytorch_model-00001-of-00002.bin"])
+def test_a_pickle_with_code_is_refused_and_does_not_run(folder: Path, name: str, how: str, protocol: int) -> None:
+    as_pickles(folder, 2 if "-of-" in name else 1)
+    if "-of-" not in name:
+        (folder / "pytorch_model.bin").unlink()
+    values, path = {"model.norm.weight": torch.ones(36), "trap": Malicious(folder / "ran")}, folder / name
+    if how == "pickle":
+        path.write_bytes(pickle.dumps({"trap": Malicious(folder / "ran")}, protocol=protocol))
+    else:
+        torch.save(values, path, pickle_protocol=protocol, _use_new_zipfile_serialization=how == "torch")
+    reason = "and is not loaded because a pickle can run code; where you trust it, convert it to safetensors"
+    with pytest.raises(ValueError, match=rf"{name} (asks for \w+.system|is not a pickle of tensors alone), {reason}$"):
+        load_model(folder)
+    assert not (folder / "ran").exists()
+    if protocol == 2:
+        pickle.loads(pickle.dumps(Malicious(folder / "ran")))
+        assert (folder / "ran").exists()  # it would have run
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as a pickle of tensors: "),
+        (b"x", "is not a pickle of tensors alone, and is not loaded because a pickle can run code"),
+        (b"PK\x03\x04" + bytes(100), "cannot be read as a pickle of tensors: PytorchStreamReader failed reading zip archive"),
+        ([torch.ones(2)], "must hold a table from names to tensors, got list"),
+        ({}, "must hold a table from names to tensors, got dict"),
+        ({"epoch": 3}, "must hold a table from names to tensors, got int under 'epoch'"),
+        ({"model.norm.weight": torch.ones(36)}, "the checkpoint lacks the tensor 'model.embed_tokens.weight'"),
+    ],
+)
+def test_damaged_pickles(folder: Path, content: object, message: str) -> None:
+    as_pickles(folder)
+    if isinstance(content, bytes):
+        (folder / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=message) as raised:
+        load_model(folder)
+    assert "weights_only" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_indices_of_shards(folder: Path) -> None:
+    as_pickles(folder, 2)
+    index = folder / "pytorch_model.bin.index.json"
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(ValueError, match="index.json names 2 files, of which pytorch_model-00002-of-00002.bin is missing"):
+        load_model(folder)
+    for weight_map in ({"a": "../other/pytorch_model.bin"}, {"a": str(folder / "x.bin")}, {}, ["a"], {"a": 3}):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(ValueError, match="index.json must hold a weight_map from tensors to files beside it"):
+            load_model(folder)
+
+
+def test_unknown_quantisation_of_a_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gguf import quants
+
+    def cannot(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setenv("PROSECT_CACHE", str(tmp_path))
+    monkeypatch.setattr(quants, "dequantize", cannot)
+    with pytest.raises(ValueError, match=r"token_embd.weight is quantised as \w+, which cannot be undone here"):
+        load_model(zoo()["smollm2"].path())
 
 
 def test_cut_gguf(tmp_path, monkeypatch) -> None:
@@ -152,7 +365,7 @@ def test_wrap() -> None:
     small = dict(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=10)
     headless = wrap(transformers.GPT2Model(transformers.GPT2Config(**small)))
     assert headless.config.head == "none" and headless(torch.tensor([[1, 2]])).shape == (1, 2, 8)
-    with pytest.raises(ValueError, match="the checkpoint holds 'score.weight', which a gpt2 model of this config has no use for"):
+    with pytest.raises(ValueError, match=r"the checkpoint has a head for another task \(score.weight\)"):
         wrap(transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**small)))
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx=True is not supported"):
         wrap(transformers.GPT2LMHeadModel(transformers.GPT2Config(**small, scale_attn_by_inverse_layer_idx=True)))
