@@ -27,7 +27,6 @@ from probes import (
     zero,
 )
 from probes.inputs import mask_at
-from probes.metrics import last_position, read
 
 Ablation = Literal["zero", "mean", "resample"]
 TASK = "logit_difference"
@@ -104,7 +103,7 @@ def no_op(model: Model, inputs: Inputs, metric: Metric) -> pd.DataFrame:
     """The sweep with scale(1) on every head of the first, middle and last block, on two examples: it must change nothing but rounding."""
     two = tuple(x if x is None else x[:2] for x in inputs)
     with torch.no_grad():
-        largest = float(read(model(*two), last_position(two)).abs().max())
+        largest = float(model(*two).abs().max())
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     edits = [edit for edit in ablate_heads(model, scale(1.0)) if model.step_of(edit.site) in layers]
     effect = sweep(model, two, edits, metric)["effect"].abs().max()

@@ -9,20 +9,24 @@ from torch import Tensor, nn
 
 from model.config import TransformerConfig
 from model.context import Context
-from model.masks import AttentionMask
+from model.masks import EVERY, AttentionMask, chunks
 from model.norms import Norm
+from model.pattern_rows import PatternRows, PatternSite
 from model.projection import HeadProjection
 from model.relative import ShawVectors
 from model.rotary import rotate
 from model.sites import Site
+
+AT_ONCE = 2**25
+"""how many scores are in memory at once while nobody looks at them; the z of longer sequences is made a few queries at a time"""
 
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2) with grouped keys and values (Ainslie et al. 2023).
 
     With `cross`, keys and values come from the encoder's states, and positions play no part. While nobody observes
-    `scores` or `pattern`, and the score is one that it knows, z comes from the fused kernel; `result` is computed only
-    when observed.
+    `scores` or `pattern`, no more than a part of them is in memory, and where the score is one that it knows, z comes from
+    the fused kernel; `result` is computed only when observed.
     """
 
     def __init__(self, config: TransformerConfig, layer: int, *, cross: bool = False) -> None:
@@ -41,23 +45,20 @@ class Attention(nn.Module):
         self.rot_q, self.rot_k = (Site("rot_q"), Site("rot_k")) if self.rotary else (None, None)
         self.w_score = nn.Parameter(torch.zeros(config.n_heads, config.d_head)) if config.score == "additive" else None
         self.shaw = ShawVectors(config) if config.positions == "shaw" and not cross else None
-        self.scores, self.pattern = Site("scores"), Site("pattern")
+        self.scores, self.pattern = Site("scores"), PatternSite()
         self.z, self.result = Site("z"), Site("result")
         self.W_O = nn.Linear(config.n_heads * config.d_head, config.d_model, bias=config.attn_out_bias)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> Float[Tensor, "batch pos d_model"]:
+        if (known := context.attended.get((self.layer, self.cross))) is not None:
+            return known
         q = self.q(self._normed(self.W_Q(x), self.ln_q))  # batch pos head d_head
-        k, v = self._cross_keys(context) if self.cross else self._keys(x)  # batch key kv_head d_head
+        k, v = self._cross_keys(context) if self.cross else self.keys(x, context)  # batch key kv_head d_head
         if self.rotary is not None:
-            tables = context.rotations[self.rotary]
-            q = self.rot_q(rotate(q, tables, self.rotary))
-            k = self.rot_k(rotate(k, tables, self.rotary))
-        if context.cache is not None and not self.cross:
-            k, v = context.cache.extend(self.layer, k, v)
+            q = self.rot_q(rotate(q, context.rotations[self.rotary], self.rotary))
         mask = context.source.mask if self.cross else context.masks[self.span]
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # batch head pos d_head
-        mix = self._explicit if self._needs_explicit() else self._fused
-        z = self.z(mix(q, k, v, mask, context).transpose(1, 2))  # batch pos head d_head
+        z = self.z(self._mix(q, k, v, mask, context).transpose(1, 2))  # batch pos head d_head
         return self._project(z)
 
     def _qk_norms(self, config: TransformerConfig) -> tuple[Norm | None, Norm | None]:
@@ -73,6 +74,13 @@ class Attention(nn.Module):
             return heads
         return norm(heads) if self.qk_norm == "head" else norm(heads.flatten(-2)).unflatten(-1, heads.shape[-2:])
 
+    def keys(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens that attend to each other, behind those that the cache holds: both batch key kv_head d_head."""
+        k, v = self._keys(x)
+        if self.rotary is not None:
+            k = self.rot_k(rotate(k, context.rotations[self.rotary], self.rotary))
+        return (k, v) if context.cache is None else context.cache.extend(self.layer, k, v)
+
     def _keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         make = self.W_K if self.W_K is not None else self.W_Q
         return self.k(self._normed(make(x), self.ln_k)), self.v(self.W_V(x))  # both batch key kv_head d_head
@@ -86,52 +94,87 @@ class Attention(nn.Module):
                 context.cache.keep_cross(self.layer, *kept)
         return kept
 
-    def _needs_explicit(self) -> bool:
-        """Is there something that the fused kernel does not show, or does not know?"""
-        return self.scores.observed or self.pattern.observed or self.cap is not None or self.w_score is not None or self.shaw is not None
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context) -> Float[Tensor, "batch head query d_head"]:
+        """z: all at once where somebody looks at the pattern or the kernel needs no scores, else a few queries at a time."""
+        if self.scores.observed or self.pattern.observed:
+            return self._explicit(q, k, v, mask, context, EVERY)
+        self.pattern.show(lambda: self._rows(q, k, mask, context))
+        explicit = self.cap is not None or self.w_score is not None or self.shaw is not None  # the kernel does not know these
+        biased = context.bias is not None and not self.cross
+        if mask.plain and not biased and not explicit:
+            return self._fused(q, k, v, mask, context, EVERY)
+        entries = self._entries_per_query(k) if explicit or biased else len(k) * k.shape[2]
+        mix = self._explicit if explicit else self._fused
+        parts = [mix(q, k, v, mask, context, queries) for queries in chunks(q.shape[2], entries, AT_ONCE)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context) -> Tensor:
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context, queries: slice) -> Tensor:
         """The same as `_fused`, with every step in the open."""
-        k, v = (heads.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for heads in (k, v))
-        hidden = ~mask.matrix(q.shape[-2], k.shape[-2], q.device)
-        scores = self._score(q, k, context).masked_fill(hidden, -torch.inf)  # batch head query key
+        hidden, blind = ~mask.rows(queries), None if mask.blind is None else mask.blind[:, :, queries]
+        scores = self._score(q, k, context, queries).masked_fill(hidden, -torch.inf)  # batch head query key
         scores = self.scores(scores).masked_fill(hidden, -torch.inf)
-        if mask.blind is None:
+        if self.scores.observed:  # an edit may blind a query, too
+            blind = scores.isneginf().all(-1, keepdim=True)
+        if blind is None:
             pattern = scores.softmax(-1)
         else:  # a row of −inf has no softmax
-            pattern = scores.masked_fill(mask.blind, 0.0).softmax(-1).masked_fill(mask.blind, 0.0)
+            pattern = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
         pattern = self.pattern(pattern.to(v.dtype))
+        if self.pattern.observed or self.scores.observed:
+            self.pattern.show(lambda: self._written(pattern, mask))
         pattern = F.dropout(pattern, self.dropout, self.training)
-        z = pattern @ v  # batch head query d_head
+        z = pattern @ v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # batch head query d_head
         if self.shaw is not None:
-            distant = self.shaw.values(self.shaw.clipped(context.distance))  # rows query key d_head
+            distant = self.shaw.values(self.shaw.clipped(context.distances.rows(queries)))  # rows query key d_head
             z = z + torch.einsum("bhqk,bqke->bhqe", pattern, distant.expand(z.shape[0], -1, -1, -1))
         return z
 
-    def _score(self, q: Tensor, k: Tensor, context: Context) -> Float[Tensor, "batch head query key"]:
+    def _score(
+        self, q: Tensor, k: Tensor, context: Context, queries: slice = EVERY, keys: slice = EVERY
+    ) -> Float[Tensor, "batch head query key"]:
+        """The scores of some queries and keys, before the mask."""
+        q, k = q[:, :, queries], k[:, :, keys]
         if self.w_score is not None:  # Bahdanau et al. 2015: w · tanh(q + k)
-            return torch.einsum("bhqke,he->bhqk", torch.tanh(q.unsqueeze(3) + k.unsqueeze(2)), self.w_score)
-        scores = q @ k.transpose(-1, -2)
+            k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+            return torch.einsum("bhqke,he->bhqk", torch.tanh(q.unsqueeze(3) + k.unsqueeze(2)), self.w_score.to(q.dtype))
+        q = q * self.scale
+        together = q.unflatten(1, (self.n_kv_heads, -1)).flatten(2, 3)  # batch kv_head head/kv_head·query d_head
+        scores = (together @ k.transpose(-1, -2)).view(*q.shape[:3], -1)
         if self.shaw is not None:
-            distant = self.shaw.keys(self.shaw.clipped(context.distance))  # rows query key d_head
+            distant = self.shaw.keys(self.shaw.clipped(context.distances.rows(queries, keys))).to(q.dtype)  # rows query key d_head
             scores = scores + torch.einsum("bhqe,bqke->bhqk", q, distant.expand(q.shape[0], -1, -1, -1))
-        scores = scores * self.scale
         if context.bias is not None and not self.cross:
-            scores = scores + context.bias
+            scores = scores + context.bias.rows(queries, keys)
         return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context) -> Tensor:
+    def _entries_per_query(self, k: Tensor) -> int:
+        """How many numbers the scores of one query take on their way."""
+        vectors = self.w_score is not None or self.shaw is not None  # one for every key
+        return len(k) * self.n_heads * k.shape[2] * (self.d_head if vectors else 1)
+
+    def _rows(self, q: Tensor, k: Tensor, mask: AttentionMask, context: Context) -> PatternRows:
+        q, k = (heads.detach().to(torch.promote_types(heads.dtype, torch.float32)) for heads in (q, k))
+        return PatternRows(lambda queries, keys: self._score(q, k, context, queries, keys).detach(), mask, self._entries_per_query(k))
+
+    def _written(self, pattern: Float[Tensor, "batch head query key"], mask: AttentionMask) -> PatternRows:
+        """The rows of a pattern that is there, perhaps edited: its logarithm takes the place of the scores."""
+        alpha = pattern.detach().to(torch.promote_types(pattern.dtype, torch.float32))
+        least = torch.finfo(alpha.dtype).min / 2  # ln 0
+        return PatternRows(lambda queries, keys: alpha[:, :, queries, keys].log().clamp(min=least), mask, alpha[:, :, 0].numel())
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context, queries: slice) -> Tensor:
         options = {"scale": self.scale, "enable_gqa": self.n_kv_heads != self.n_heads, "dropout_p": self.dropout if self.training else 0.0}
         bias = None if self.cross else context.bias
-        if mask.allowed is None and bias is None:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=mask.triangular, **options)
-        allowed = mask.matrix(q.shape[-2], k.shape[-2], q.device)
-        if mask.blind is not None:  # let a blind query see everything and drop its row: not every kernel defines the softmax of nothing
-            allowed = allowed | mask.blind
+        if mask.plain and bias is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=mask.causal, **options)
+        keys = mask.reach(queries)
+        allowed, blind = mask.rows(queries, keys), None if mask.blind is None else mask.blind[:, :, queries]
+        if blind is not None:  # let a blind query see everything and drop its row: not every kernel defines the softmax of nothing
+            allowed = allowed | blind
         if bias is not None:
-            allowed = bias.to(q.dtype).masked_fill(~allowed, -torch.inf)
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, **options)
-        return z if mask.blind is None else z.masked_fill(mask.blind, 0.0)
+            allowed = bias.rows(queries, keys).to(q.dtype).masked_fill(~allowed, -torch.inf)
+        z = F.scaled_dot_product_attention(q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=allowed, **options)
+        return z if blind is None else z.masked_fill(blind, 0.0)
 
     def _project(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
         if not self.result.observed:

@@ -78,6 +78,10 @@ class Block(nn.Module):
             x = self._sublayer("ln2", x, self.mlp, self.mlp, self.mlp_out, context)
         return self.resid_post(x)
 
+    def keys(self, resid: Stream, context: Context) -> tuple[Stream, Stream]:
+        """Keys and values of the block's self-attention."""
+        return self.attn.keys(self.ln1(resid, context.real) if self.place in ("pre", "sandwich") else resid, context)
+
     def _sublayer(self, norm: str, x: Stream, f: Callable[[Stream], Stream], module: nn.Module, added: Site, context: Context) -> Stream:
         """One sub-layer and its sum, with the norms where the config puts them."""
         y = getattr(self, norm)(x, context.real) if self.place in ("pre", "sandwich") else x

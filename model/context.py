@@ -11,6 +11,8 @@ from torch import Tensor
 
 from model.config import Rotary, Span
 from model.masks import AttentionMask
+from model.places import Places, pick
+from model.relative import Distances, ScoreBias
 from model.rotary import Rotation
 
 
@@ -24,6 +26,10 @@ class CrossSource:
     def repeat(self, n: int) -> CrossSource:
         """The same for n copies of the batch."""
         return CrossSource(self.states.repeat(n, 1, 1), self.mask.repeat(n))
+
+    def at(self, places: Places) -> CrossSource:
+        """The same for some places of the target."""
+        return CrossSource(self.states, self.mask.at(places))
 
 
 class KeyValueCache:
@@ -44,6 +50,10 @@ class KeyValueCache:
         self._kept[layer, "self"] = (k, v)
         return k, v
 
+    def own(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Self-attention's keys and values of a layer."""
+        return self._kept[layer, "self"]
+
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Cross-attention's keys and values of a layer, None before they were kept."""
         return self._kept.get((layer, "cross"))
@@ -62,27 +72,41 @@ class KeyValueCache:
 class Context:
     """What every block needs besides the residual stream.
 
-    `masks` and `rotations` are keyed by the choice of the layer; `bias`, Float[rows head query key], is added to the scores;
-    `distance`, Int[rows query key], is there for Shaw's vectors; `real` marks real tokens for batch norm.
+    `masks` and `rotations` are keyed by the choice of the layer; `bias` is added to the scores; `distances` are there for
+    Shaw's vectors; `real` marks real tokens for batch norm. `attended` holds the outputs of attentions that are known
+    already, (layer, cross?) → Float[batch pos d_model]: these are not computed.
     """
 
     masks: Mapping[Span, AttentionMask]
     rotations: Mapping[Rotary, Rotation] = field(default_factory=dict)
-    bias: Tensor | None = None
-    distance: Tensor | None = None
+    bias: ScoreBias | None = None
+    distances: Distances | None = None
     real: Bool[Tensor, "batch pos"] | None = None
     source: CrossSource | None = None
     cache: KeyValueCache | None = None
+    attended: Mapping[tuple[int, bool], Tensor] = field(default_factory=dict)
 
     def repeat(self, n: int) -> Context:
         """The context of n copies of the batch, one after another."""
 
-        def rows(x: Tensor | None) -> Tensor | None:
-            return x if x is None or x.shape[0] == 1 else x.repeat(n, *[1] * (x.dim() - 1))
+        def rows(x: Tensor) -> Tensor:
+            return x if x.shape[0] == 1 else x.repeat(n, *[1] * (x.dim() - 1))
 
         return replace(
             self, masks={span: mask.repeat(n) for span, mask in self.masks.items()},
             rotations={choice: (rows(cos), rows(sin)) for choice, (cos, sin) in self.rotations.items()},
-            bias=rows(self.bias), distance=rows(self.distance), real=None if self.real is None else self.real.repeat(n, 1),
+            bias=None if self.bias is None else self.bias.repeat(n), distances=None if self.distances is None else self.distances.repeat(n),
+            real=None if self.real is None else self.real.repeat(n, 1),
             source=None if self.source is None else self.source.repeat(n),
+            attended={key: rows(out) for key, out in self.attended.items()},
+        )
+
+    def at(self, places: Places) -> Context:
+        """The context of some places: of their queries, over all keys."""
+        return replace(
+            self, masks={span: mask.at(places) for span, mask in self.masks.items()},
+            rotations={choice: (pick(cos, places), pick(sin, places)) for choice, (cos, sin) in self.rotations.items()},
+            bias=None if self.bias is None else self.bias.at(places), distances=None if self.distances is None else self.distances.at(places),
+            real=pick(self.real, places), source=None if self.source is None else self.source.at(places),
+            attended={key: pick(out, places) for key, out in self.attended.items()},
         )

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from model.config import EncoderDecoderConfig
 from model.context import CrossSource, KeyValueCache
-from model.head import LogitHead
+from model.head import LogitHead, read_out
 from model.masks import attention_mask
+from model.places import pick
+from model.replay import Replay
 from model.sites import Site
 from model.source import Source
 from model.stack import Stack, State, heads_in_stack, initialise, step_in_stack
 from model.tokenizer import Pad, Tokenizer
+from model.weights import unembedding
 
 
 @dataclass(frozen=True)
@@ -102,22 +105,35 @@ class EncoderDecoder(nn.Module):
         n = self.encoder.config.n_layers
         if i < n:
             return self._with(state, encoder=self.encoder.step(state.encoder, i))
-        if state.decoder is None:
-            states = self.encoder.ln_final(state.encoder.resid, state.encoder.context.real)
-            state = self._with(state, decoder=self.decode(states, state.source_mask, state.target, state.target_mask))
+        state = self.opened(state)
         return self._with(state, decoder=self.decoder.step(state.decoder, i - n))
 
-    def finish(self, state: Passage, positions: Int[Tensor, "batch read"] | None = None) -> Tensor:
-        """Final norm and unembedding, at `positions` of the target only where given: Float[batch read d_vocab]."""
-        return self.predict(state.decoder, positions)
+    def opened(self, state: Passage) -> Passage:
+        """The same behind the encoder's final norm, with the target embedded."""
+        if state.decoder is not None:
+            return state
+        states = self.encoder.ln_final(state.encoder.resid, state.encoder.context.real)
+        return self._with(state, decoder=self.decode(states, state.source_mask, state.target, state.target_mask))
 
-    def predict(self, state: State, positions: Int[Tensor, "batch read"] | None = None) -> Float[Tensor, "batch read d_vocab"]:
+    def finish(
+        self, state: Passage, positions: Int[Tensor, "batch read"] | None = None, *, tokens: Int[Tensor, "batch answers"] | None = None
+    ) -> Tensor:
+        """Final norm and unembedding, at `positions` of the target only where given, and of these `tokens` only: Float[batch read d_vocab]."""
+        return self.predict(state.decoder, positions, tokens=tokens)
+
+    def replay(self, *inputs: Tensor | None, keep: bool = False) -> Replay:
+        """A clean pass in whose middle edited passes can start; with `keep` they need not compute again what the decoder reads of
+        the encoder, nor the places before their edit."""
+        return Replay(self, inputs, keep=keep)
+
+    def predict(
+        self, state: State, positions: Int[Tensor, "batch read"] | None = None, *, tokens: Int[Tensor, "batch answers"] | None = None
+    ) -> Float[Tensor, "batch read d_vocab"]:
         """The same from the decoder's own state, as `decode` begins and the decoder's steps go on with it."""
         resid, real = state.resid, state.context.real
         if positions is not None:
-            resid, real = resid.gather(1, positions.unsqueeze(-1).expand(-1, -1, resid.shape[-1])), None
-        states = self.decoder.ln_final(resid, real)
-        return states if self.unembed is None else self.logits(self.unembed(states))
+            resid, real = pick(resid, positions), None
+        return read_out(self.decoder.ln_final(resid, real), self.unembed, self.logits, tokens)
 
     def encode(
         self, source: Int[Tensor, "batch source"], source_mask: Bool[Tensor, "batch source"] | None = None
@@ -164,6 +180,16 @@ class EncoderDecoder(nn.Module):
     def n_heads_at(self, site: str) -> int:
         """How many heads a site with a head axis has, in its own stack."""
         return heads_in_stack(site, (self.encoder if site.startswith("encoder.") else self.decoder).config)
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding, a view; all other weights are below `encoder` and `decoder`. Raises ValueError without a head."""
+        return unembedding(self, "W_U")
+
+    @property
+    def b_U(self) -> Float[Tensor, "d_vocab"]:
+        """The bias of the logits. Raises ValueError where there is none."""
+        return unembedding(self, "b_U")
 
     @property
     def device(self) -> torch.device:

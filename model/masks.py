@@ -2,40 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from model.config import Span
+from model.places import Places, pick
+
+EVERY = slice(None)
+WHOLE = 2**24
+"""how many entries of a mask or bias are kept written out between layers; more are written again, a few queries at a time"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionMask:
-    """The keys that every query may see.
+    """The keys that every query may see, as a rule that is written out for the queries that are asked for.
 
-    `allowed` is Bool[rows 1 query key]. None says that a rule which the fused kernel knows by itself is all there is: the
-    causal triangle if `triangular`, else every key. `blind`, Bool[rows 1 query 1], marks queries that may see nothing
-    (None if there are none): their rows of the pattern and of z are 0, never NaN.
+    A key must be real, not later than the query if `causal`, and within the `span` of the query's position. `blind`,
+    Bool[rows 1 query 1], marks queries that may see nothing (None if there are none): their rows of the pattern and of z
+    are 0, never NaN.
     """
 
-    allowed: Tensor | None
-    blind: Tensor | None = None
-    triangular: bool = False
+    queries: Int[Tensor, "rows query"]
+    keys: Int[Tensor, "rows key"]
+    key_mask: Bool[Tensor, "batch key"] | None
+    causal: bool
+    span: Span
+    whole: Bool[Tensor, "rows 1 query key"] | None = None
+    """the mask written out, where it is small"""
+    blind: Bool[Tensor, "rows 1 query 1"] | None = None
+    places: Int[Tensor, "rows query"] | None = None
+    """where the queries stand among the keys; None for the last places, in order"""
 
-    def matrix(self, n_query: int, n_key: int, device: torch.device) -> Bool[Tensor, "rows 1 query key"]:
-        """The mask written out."""
-        if self.allowed is not None:
-            return self.allowed
-        everything = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
-        return (everything.tril() if self.triangular else everything)[None, None]
+    @property
+    def plain(self) -> bool:
+        """Is it one that the fused kernel knows by itself: the causal triangle, or every key?"""
+        square = self.queries.shape[1] == self.keys.shape[1]
+        ordered = square and self.places is None
+        return self.key_mask is None and self.span.kind == "all" and (not self.causal or ordered)
+
+    def rows(self, queries: slice = EVERY, keys: slice = EVERY) -> Bool[Tensor, "rows 1 query key"]:
+        """The mask of some queries and keys, written out."""
+        if self.whole is not None:
+            return self.whole[:, :, queries, keys]
+        n_query, n_key = self.queries.shape[1], self.keys.shape[1]
+        place = torch.arange(max(n_query, n_key), device=self.queries.device)
+        if self.causal:  # by place, not by position: padding shares positions with its neighbours
+            at = place[:n_query] + (n_key - n_query) if self.places is None else self.places
+            allowed = at[..., queries, None] >= place[:n_key][keys]
+        else:
+            allowed = torch.ones(len(place[:n_query][queries]), len(place[:n_key][keys]), dtype=torch.bool, device=place.device)
+        if self.span.kind != "all":
+            allowed = allowed & _within(self.span, self.queries[:, queries], self.keys[:, keys])  # rows query key
+        if self.key_mask is not None:
+            allowed = allowed & self.key_mask[:, None, keys]
+        return allowed.unsqueeze(1) if allowed.dim() == 3 else allowed[None, None]
+
+    def reach(self, queries: slice) -> slice:
+        """Keys outside of which none of these queries sees any."""
+        n_query, n_key = self.queries.shape[1], self.keys.shape[1]
+        if self.places is not None:
+            return slice(0, n_key)
+        first, after, _ = queries.indices(n_query)
+        start, stop = 0, after + n_key - n_query if self.causal else n_key
+        if self.span.kind == "window" and self.key_mask is None:  # then positions differ as places do
+            start = max(0, first + n_key - n_query - self.span.size + 1)
+            stop = min(stop, after + n_key - n_query + self.span.size - 1)
+        return slice(start, stop)
 
     def repeat(self, n: int) -> AttentionMask:
         """The mask of n copies of the batch, one after another."""
-        if self.allowed is None or self.allowed.shape[0] == 1:
-            return self
-        return AttentionMask(self.allowed.repeat(n, 1, 1, 1), None if self.blind is None else self.blind.repeat(n, 1, 1, 1))
+
+        def rows(x: Tensor | None) -> Tensor | None:
+            return x if x is None or x.shape[0] == 1 else x.repeat(n, *[1] * (x.dim() - 1))
+
+        names = ("queries", "keys", "key_mask", "whole", "blind", "places")
+        return replace(self, **{name: rows(getattr(self, name)) for name in names})
+
+    def at(self, places: Places) -> AttentionMask:
+        """The mask of the queries at some places."""
+        own = self.places
+        if own is None and self.causal and not isinstance(places, slice):
+            own = torch.arange(self.queries.shape[1], device=places.device)[None] + self.keys.shape[1] - self.queries.shape[1]
+        whole, blind = (pick(x, places, 2) for x in (self.whole, self.blind))
+        return replace(self, queries=pick(self.queries, places), whole=whole, blind=blind, places=pick(own, places))
 
 
 def attention_mask(
@@ -45,7 +97,7 @@ def attention_mask(
     """Who sees whom, given the positions of queries and keys and which keys are real.
 
     >>> positions = torch.tensor([[0, 0, 1]])
-    >>> attention_mask(positions, positions, torch.tensor([[False, True, True]]), causal=True).allowed[0, 0].int()
+    >>> attention_mask(positions, positions, torch.tensor([[False, True, True]]), causal=True).rows()[0, 0].int()
     tensor([[0, 0, 0],
             [0, 1, 0],
             [0, 1, 1]], dtype=torch.int32)
@@ -53,16 +105,26 @@ def attention_mask(
     n_query, n_key = queries.shape[1], keys.shape[1]
     if span.kind == "window" and span.size >= n_key:
         span = Span()
-    if key_mask is None and span.kind == "all" and (not causal or n_query == n_key):
-        return AttentionMask(None, triangular=causal)
-    allowed = torch.ones(1, n_query, n_key, dtype=torch.bool, device=queries.device)
-    if causal:  # by place, not by position: padding shares positions with its neighbours
-        allowed = allowed.tril(n_key - n_query)
-    allowed = _within(span, queries, keys) & allowed  # rows query key
-    if key_mask is not None:
-        allowed = allowed & key_mask.unsqueeze(1)
-    blind = ~allowed.any(-1, keepdim=True)  # rows query 1
-    return AttentionMask(allowed.unsqueeze(1), blind.unsqueeze(1) if bool(blind.any()) else None)
+    mask = AttentionMask(queries=queries, keys=keys, key_mask=key_mask, causal=causal, span=span)
+    if mask.plain:
+        return mask
+    n_rows = len(queries) if key_mask is None else len(key_mask)
+    if n_rows * n_query * n_key <= WHOLE:
+        mask = replace(mask, whole=mask.rows())
+    if key_mask is None:  # a query sees itself
+        return mask
+    blind = torch.cat([~mask.rows(some).any(-1, keepdim=True) for some in chunks(n_query, n_rows * n_key)], dim=2)  # rows 1 query 1
+    return replace(mask, blind=blind if bool(blind.any()) else None)
+
+
+def chunks(n_query: int, entries_per_query: int, limit: int = WHOLE) -> list[slice]:
+    """Consecutive queries whose rows have at most `limit` entries together, but one query at least.
+
+    >>> chunks(5, 10, limit=25)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    size = max(1, limit // entries_per_query)
+    return [slice(i, min(i + size, n_query)) for i in range(0, n_query, size)]
 
 
 def _within(span: Span, queries: Tensor, keys: Tensor) -> Bool[Tensor, "rows query key"]:
@@ -70,6 +132,4 @@ def _within(span: Span, queries: Tensor, keys: Tensor) -> Bool[Tensor, "rows que
     i, j = queries.unsqueeze(2), keys.unsqueeze(1)  # rows query 1, rows 1 key
     if span.kind == "window":
         return (i - j).abs() < span.size
-    if span.kind == "block":
-        return (i // span.size == j // span.size) | (i < span.n_global) | (j < span.n_global)
-    return torch.ones(1, 1, 1, dtype=torch.bool, device=queries.device)
+    return (i // span.size == j // span.size) | (i < span.n_global) | (j < span.n_global)

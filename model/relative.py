@@ -3,17 +3,67 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.config import TransformerConfig
+from model.masks import EVERY, WHOLE
+from model.places import Places, pick
 
 
-def distances(queries: Int[Tensor, "rows query"], keys: Int[Tensor, "rows key"]) -> Int[Tensor, "rows query key"]:
-    """Position of the key minus position of the query: negative for what came before."""
-    return keys.unsqueeze(1) - queries.unsqueeze(2)
+@dataclass(frozen=True)
+class Distances:
+    """Position of the key minus position of the query, negative for what came before, written out for the queries that are asked for."""
+
+    queries: Int[Tensor, "rows query"]
+    keys: Int[Tensor, "rows key"]
+
+    def rows(self, queries: slice = EVERY, keys: slice = EVERY) -> Int[Tensor, "rows query key"]:
+        """Of some queries and keys."""
+        return self.keys[:, None, keys] - self.queries[:, queries, None]
+
+    def repeat(self, n: int) -> Distances:
+        """Of n copies of the batch, one after another."""
+        rows = (x if len(x) == 1 else x.repeat(n, 1) for x in (self.queries, self.keys))
+        return Distances(*rows)
+
+    def at(self, places: Places) -> Distances:
+        """From the queries at some places."""
+        return Distances(pick(self.queries, places), self.keys)
+
+
+@dataclass(frozen=True)
+class ScoreBias:
+    """What is added to the scores of every layer: a function of the distances, written out for the queries that are asked for."""
+
+    of: Callable[[Int[Tensor, "rows query key"]], Float[Tensor, "rows head query key"]]
+    distances: Distances
+    whole: Float[Tensor, "rows head query key"] | None = None
+    """the bias written out, where it is small"""
+
+    def rows(self, queries: slice = EVERY, keys: slice = EVERY) -> Float[Tensor, "rows head query key"]:
+        """Of some queries and keys."""
+        return self.of(self.distances.rows(queries, keys)) if self.whole is None else self.whole[:, :, queries, keys]
+
+    def repeat(self, n: int) -> ScoreBias:
+        """Of n copies of the batch, one after another."""
+        whole = self.whole if self.whole is None or len(self.whole) == 1 else self.whole.repeat(n, 1, 1, 1)
+        return replace(self, distances=self.distances.repeat(n), whole=whole)
+
+    def at(self, places: Places) -> ScoreBias:
+        """Of the queries at some places."""
+        return replace(self, distances=self.distances.at(places), whole=pick(self.whole, places, 2))
+
+
+def score_bias(of: Callable[[Tensor], Tensor], distances: Distances, n_heads: int) -> ScoreBias:
+    """A bias that all layers share, made once where it is small."""
+    bias = ScoreBias(of, distances)
+    n_entries = n_heads * distances.queries.numel() * distances.keys.shape[1]
+    return replace(bias, whole=bias.rows()) if n_entries <= WHOLE else bias
 
 
 class BucketBias(nn.Module):

@@ -15,10 +15,12 @@ from model.context import Context, CrossSource, KeyValueCache
 from model.inputs import check_inputs, check_segments
 from model.masks import attention_mask
 from model.norms import NoNorm, make_norm
+from model.places import Places, pick
 from model.positions import count_positions, sinusoids
-from model.relative import BucketBias, alibi, distances
+from model.relative import BucketBias, Distances, alibi, score_bias
 from model.rotary import rotation
 from model.sites import Site
+from model.weights import BIASES, MATRICES, StackWeights, forwarded
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class State:
     def repeat(self, n: int) -> State:
         """n copies of the batch, one after another: each can then be edited on its own."""
         return State(self.resid.repeat(n, 1, 1), self.context.repeat(n))
+
+    def at(self, places: Places) -> State:
+        """The same at some places only; the others are there as keys if the context's cache holds them."""
+        return State(pick(self.resid, places), self.context.at(places))
 
 
 class Stack(nn.Module):
@@ -50,6 +56,14 @@ class Stack(nn.Module):
         self.ln_embed = make_norm(config) if config.embed_norm else NoNorm()
         self.blocks = nn.ModuleList(Block(config, i, cross=cross) for i in range(config.n_layers))
         self.ln_final = make_norm(config) if config.final_norm else NoNorm()
+
+    W_E, W_pos, W_U, W_Q, W_K, W_V, W_O, W_in, W_gate, W_out = map(forwarded, MATRICES)
+    b_U, b_Q, b_K, b_V, b_O, b_in, b_gate, b_out = map(forwarded, BIASES)
+
+    @property
+    def weights(self) -> StackWeights:
+        """Views of the matrices and biases by their usual names: what is written into them, the model has."""
+        return StackWeights(self)
 
     @property
     def device(self) -> torch.device:
@@ -112,16 +126,14 @@ class Stack(nn.Module):
         layers = range(config.n_layers)
         spans = {config.span_of(i) for i in layers}
         masks = {span: attention_mask(positions, keys, mask, causal=config.causal, span=span) for span in spans}
-        rotations, distance, bias = {}, None, None
+        rotations, bias, distances = {}, None, Distances(positions, keys)
         if config.positions == "rotary":
             rotations = {choice: rotation(positions, choice, config.d_head, dtype) for choice in {config.rotary_of(i) for i in layers}}
-        if config.positions in ("t5", "alibi", "shaw"):
-            distance = distances(positions, keys)  # rows query key
         if config.positions == "alibi":
-            bias = alibi(distance, config.n_heads).to(dtype)
+            bias = score_bias(lambda distance: alibi(distance, config.n_heads).to(dtype), distances, config.n_heads)
         if self.position_bias is not None:
-            bias = self.position_bias(distance)
-        return Context(masks, rotations, bias, distance if config.positions == "shaw" else None, real, source, cache)
+            bias = score_bias(self.position_bias, distances, config.n_heads)
+        return Context(masks, rotations, bias, distances if config.positions == "shaw" else None, real, source, cache)
 
 
 def step_in_stack(site: str, n_layers: int) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from model.config import TransformerConfig
 from model.context import KeyValueCache
-from model.head import LogitHead
+from model.head import LogitHead, read_out
+from model.places import pick
+from model.replay import Replay
 from model.sites import Site
 from model.source import Source
 from model.stack import Stack, State, heads_in_stack, initialise, step_in_stack
@@ -64,14 +66,18 @@ class Transformer(Stack):
         """The residual stream that enters block 0."""
         return self.begin(tokens, mask, segments=segments, cache=cache)
 
-    def finish(self, state: State, positions: Int[Tensor, "batch read"] | None = None) -> Tensor:
-        """Final norm and head, at `positions` only where given: Float[batch read d_vocab]."""
+    def finish(
+        self, state: State, positions: Int[Tensor, "batch read"] | None = None, *, tokens: Int[Tensor, "batch answers"] | None = None
+    ) -> Tensor:
+        """Final norm and head, at `positions` only where given, and of these `tokens` only: Float[batch read d_vocab]."""
         resid, real = state.resid, state.context.real
         if positions is not None:
-            resid = resid.gather(1, positions.unsqueeze(-1).expand(-1, -1, resid.shape[-1]))
-            real = None
-        states = self.ln_final(resid, real)
-        return states if self.unembed is None else self.logits(self.unembed(states))
+            resid, real = pick(resid, positions), None
+        return read_out(self.ln_final(resid, real), self.unembed, self.logits, tokens)
+
+    def replay(self, *inputs: Tensor | None, keep: bool = False) -> Replay:
+        """A clean pass in whose middle edited passes can start; with `keep` they need not compute the places before their edit."""
+        return Replay(self, inputs, keep=keep)
 
     @property
     def n_layers(self) -> int:
@@ -110,3 +116,9 @@ class Transformer(Stack):
         if self.tokenizer is None:
             raise ValueError(f"{self.source.name} came without a tokenizer; set model.tokenizer, or pass token ids")
         return self.tokenizer.batch(texts, pad=pad, prepend_bos=prepend_bos, template=not self.config.causal, device=self.device)
+
+    def to_str_tokens(self, text_or_tokens: str | Sequence[int] | Int[Tensor, "pos"]) -> list[str]:
+        """The text of each token on its own. Raises ValueError if there is no tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(f"{self.source.name} came without a tokenizer; set model.tokenizer")
+        return self.tokenizer.to_str_tokens(text_or_tokens)

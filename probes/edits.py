@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.errors import SiteError
+from probes.places import Spot, WindowLike, n_beams, place_axis
 
 Change = Callable[[Tensor], Tensor]
 """Any function from the value of a site to a new value of the same shape."""
+
+SpotChange = Callable[[Spot], Tensor]
+"""A function from where a value stands to a new value of the same shape."""
 
 Reference = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 """Tokens, the model's whole input (tokens, mask), or recorded activations."""
@@ -67,6 +71,8 @@ class PureChange:
 
     name: str
     function: Change
+    pointwise: bool = True
+    """is the new value at a place a function of the value there alone?"""
 
     def __call__(self, value: Tensor) -> Tensor:
         return self.function(value)
@@ -80,13 +86,13 @@ class ReferenceChange:
     """A change that takes its values from other inputs, or from a recording.
 
     `at(values, mask, axes)` makes the change of one site, given the values there under the reference, and which of its
-    tokens are real.
+    tokens are real: a function of the spot that is edited.
     """
 
     name: str
     reference: Reference
     mask: Tensor | None
-    at: Callable[[Tensor, Tensor | None, tuple[str, ...]], Change]
+    at: Callable[[Tensor, Tensor | None, tuple[str, ...]], SpotChange]
 
     def __post_init__(self) -> None:
         whole = isinstance(self.reference, Tensor | Mapping) or (isinstance(self.reference, tuple) and isinstance(self.reference[0], Tensor))
@@ -112,26 +118,31 @@ def scale(factor: float) -> Change:
 
 def add(vector: Tensor) -> Change:
     """The value plus a vector, broadcast over the leading axes (a steering vector on a residual stream)."""
-    return PureChange("add(vector)", lambda value: value + vector.to(value))
+    return PureChange("add(vector)", lambda value: value + vector.to(value), pointwise=vector.dim() <= 1)
 
 
 def mean(reference: Reference, *, mask: Bool[Tensor, "batch pos"] | None = None) -> Change:
     """The mean over the real tokens of a reference, one value for every position (Wang et al. 2023, mean ablation).
 
-    A site with query and key axes is averaged over examples only, so that the reference needs the same length. `mask`
-    says which tokens of recorded activations are real; for tokens it is their own mask.
+    A site with query and key axes is averaged over examples only, so that the reference needs the same length; `scores` over
+    those whose query may see the key. `mask` says which tokens of recorded activations are real; for tokens it is their own mask.
     """
 
-    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> Change:
+    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> SpotChange:
         if "pos" not in axes:
-            average = values.mean(0, keepdim=True)
-        elif mask is None:
-            average = values.mean((0, 1), keepdim=True)
-        else:
-            average = values[mask].mean(0)[None, None]
-        return lambda value: average.to(value).expand_as(value)
+            average = _mean_of_seen(values)
+            return lambda spot: spot.of(average.expand(spot.n_examples, *average.shape[1:]), "mean needs a reference of the same length here")
+        average = values.mean((0, 1), keepdim=True) if mask is None else values[mask].mean(0)[None, None]
+        return lambda spot: average.to(spot.value).expand_as(spot.value)
 
     return ReferenceChange("mean(reference)", reference, mask, at)
+
+
+def _mean_of_seen(values: Float[Tensor, "batch head query key"]) -> Float[Tensor, "1 head query key"]:
+    """The mean over examples, without scores of −inf where another example has one that is not."""
+    seen = ~values.isneginf()
+    total = values.where(seen, 0.0).sum(0, keepdim=True)
+    return (total / seen.sum(0, keepdim=True)).masked_fill(~seen.any(0, keepdim=True), -torch.inf)
 
 
 def resample(reference: Reference, generator: torch.Generator, *, mask: Bool[Tensor, "batch pos"] | None = None) -> Change:
@@ -142,13 +153,8 @@ def resample(reference: Reference, generator: torch.Generator, *, mask: Bool[Ten
     """
     seed = int(torch.randint(2**62, (1,), generator=generator))
 
-    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> Change:
-        def change(value: Tensor) -> Tensor:
-            if values.shape[1:] != value.shape[1:]:
-                raise SiteError(f"resample needs a reference of the same length: it has shape {tuple(values.shape)}, the value {tuple(value.shape)}")
-            return values[_draw(len(value), len(values), seed)].to(value)
-
-        return change
+    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> SpotChange:
+        return lambda spot: spot.of(values[_draw(spot.n_examples, len(values), seed)], "resample needs a reference of the same length")
 
     return ReferenceChange("resample(reference)", reference, mask, at)
 
@@ -168,22 +174,17 @@ def patch(activations: Mapping[str, Tensor]) -> Change:
     if not isinstance(activations, Mapping):
         raise SiteError(f"patch takes recorded activations, got {type(activations).__name__}; for one tensor write Edit(site, lambda value: tensor)")
 
-    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> Change:
-        def change(value: Tensor) -> Tensor:
-            if values.shape != value.shape:
-                raise SiteError(f"patch needs a recording of the same shape: it has {tuple(values.shape)}, the value {tuple(value.shape)}")
-            return values.to(value)
-
-        return change
+    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> SpotChange:
+        return lambda spot: spot.of(values, "patch needs a recording of the same shape")
 
     return ReferenceChange("patch(activations)", activations, None, at)
 
 
-def selection(edit: Edit, axes: tuple[str, ...], value: Tensor, window: Any = None) -> Bool[Tensor, "..."] | None:
+def selection(edit: Edit, axes: tuple[str, ...], value: Tensor, window: WindowLike | None = None) -> Bool[Tensor, "..."] | None:
     """Which entries of the value the edit changes, broadcastable to it; None for all.
 
-    A `window` says that the value is part of a longer sequence (while text is generated): `window.places`, Int[rows pos], are
-    its places among `window.size`, which the edit's positions then count.
+    A `window` says which places of a longer sequence the value holds (while text is generated): the edit's positions count
+    those.
 
     Raises SiteError for heads or positions that the site does not have.
     """
@@ -194,13 +195,10 @@ def selection(edit: Edit, axes: tuple[str, ...], value: Tensor, window: Any = No
             raise SiteError(f"{edit.site} has no head axis (its axes are {' '.join(axes)}), but the edit names heads {list(edit.heads)}")
         chosen = _along(axis, _marked(edit.heads, value.shape[axis], edit.site, "heads", value.device), value)
     if edit.positions is not None:
-        axis = next((i for i, name in enumerate(axes) if name in ("pos", "query")), None)
+        axis = place_axis(axes)
         if axis is None:
             raise SiteError(f"{edit.site} has no position axis (its axes are {' '.join(axes)}), but the edit names positions")
-        marked = _marked_positions(edit, len(value), value.shape[axis] if window is None else window.size, value.device)  # rows size
-        if window is not None:
-            n_rows = max(len(marked), len(window.places))
-            marked = marked.expand(n_rows, -1).gather(1, window.places.expand(n_rows, -1))  # rows pos
+        marked = _marked_positions(edit, len(value), value.shape[axis], value.device, window)  # rows pos
         at = marked.view([marked.shape[0] if i == 0 else marked.shape[1] if i == axis else 1 for i in range(value.dim())])
         chosen = at if chosen is None else chosen & at
     return chosen
@@ -219,11 +217,16 @@ def _along(axis: int, marked: Tensor, value: Tensor) -> Tensor:
     return marked.view([-1 if i == axis else 1 for i in range(value.dim())])
 
 
-def _marked_positions(edit: Edit, n_rows: int, size: int, device: torch.device) -> Bool[Tensor, "rows size"]:
-    """The positions that an edit names, in one row for all examples or one for each."""
-    positions = edit.positions
-    if not isinstance(positions[0], tuple):
-        return _marked(positions, size, edit.site, "positions", device).unsqueeze(0)
-    if len(positions) != n_rows:
-        raise SiteError(f"positions per example must be one list for each of the {n_rows} examples, got {len(positions)}")
-    return torch.stack([_marked(row, size, edit.site, "positions", device) for row in positions])
+def _marked_positions(
+    edit: Edit, n_rows: int, n_places: int, device: torch.device, window: WindowLike | None
+) -> Bool[Tensor, "rows pos"]:
+    """The positions that an edit names, in one row for all examples or each its own."""
+    positions, (first, size) = edit.positions, (0, n_places) if window is None else (window.first, window.size)
+    each = isinstance(positions[0], tuple)
+    n_examples = n_rows // n_beams(window)
+    if each and len(positions) != n_examples:
+        raise SiteError(f"positions per example must be one list for each of the {n_examples} examples, got {len(positions)}")
+    marked = torch.stack([_marked(row, size, edit.site, "positions", device) for row in (positions if each else [positions])])
+    if each:
+        marked = marked.repeat_interleave(n_beams(window), dim=0)
+    return marked[:, first : first + n_places]

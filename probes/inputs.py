@@ -15,6 +15,10 @@ from torch import Tensor
 Inputs = tuple[Tensor | None, ...]
 
 
+OF_SOURCE = re.compile(r"\.cross_attn\.(k|v|ln_k\.\w+)$")
+"""Sites of a decoder whose positions are those of the source."""
+
+
 def written(inputs: Inputs) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"] | None]:
     """The tokens that the outputs stand over (the target of two stacks), and their mask, None where all are real.
 
@@ -28,10 +32,14 @@ def written(inputs: Inputs) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "bat
 
 def mask_at(site: str, inputs: Inputs) -> Bool[Tensor, "batch pos"] | None:
     """Which tokens are real along the position axis of a site: the source's in an encoder, and in cross-attention's keys and values."""
-    of_source = site.startswith("encoder.") or re.search(r"\.cross_attn\.(k|v|ln_k\.\w+)$", site)
-    if two_sequences(inputs) and of_source:
-        return (*inputs, None)[2]
-    return written(inputs)[1]
+    return sequence_at(site, inputs)[1]
+
+
+def sequence_at(site: str, inputs: Inputs) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"] | None]:
+    """The tokens along the position axis of a site, and their mask, None where all are real."""
+    if two_sequences(inputs) and (site.startswith("encoder.") or OF_SOURCE.search(site)):
+        return inputs[0], (*inputs, None)[2]
+    return written(inputs)
 
 
 def two_sequences(inputs: Inputs) -> bool:

@@ -17,7 +17,7 @@ from probes.edits import Edit
 from probes.errors import SiteError
 from probes.inputs import mask_at
 from probes.intervene import intervene
-from probes.metrics import Metric, Readout, read
+from probes.metrics import Metric, Readout
 from probes.observable import Observable, Steppable, find
 from probes.record import record
 
@@ -34,7 +34,7 @@ class SiteFunction:
     inputs: tuple[Tensor, ...]
     site: str
     value: Float[Tensor, "batch pos ..."]
-    clean: Float[Tensor, "batch read d_vocab"]
+    clean: Float[Tensor, "batch read answers"]
     readout: Readout
 
     def __call__(self, values: Tensor, examples: Sequence[int] | None = None) -> Float[Tensor, "rows"]:
@@ -49,9 +49,8 @@ class SiteFunction:
             )
         copies = len(values) // len(chosen)
         inputs = tuple(x if x is None else x[chosen].repeat(copies, *[1] * (x.dim() - 1)) for x in self.inputs)
-        positions = None if self.readout.positions is None else self.readout.positions[chosen].repeat(copies, 1)
         with intervene(self.model, Edit(self.site, lambda value: values)):
-            logits = _logits(self.model, inputs, positions)
+            logits = _logits(self.model, inputs, self.readout.rows(chosen).repeat(copies))
         return torch.cat([self._measure(part, chosen) for part in logits.split(len(chosen))])
 
     def _measure(self, logits: Tensor, chosen: Int[Tensor, "rows"]) -> Tensor:
@@ -82,18 +81,18 @@ def site_function(model: Observable, inputs: tuple[Tensor, ...], metric: Metric,
         raise SiteError(f"attribution is to one site, {site!r} matches {len(names)}: {', '.join(names[:3])}, …")
     readout = metric.on(model, inputs)
     with torch.no_grad(), record(model, names) as activations:
-        clean = _logits(model, inputs, readout.positions)
+        clean = _logits(model, inputs, readout)
     return SiteFunction(model, inputs, names[0], activations[names[0]], clean, readout)
 
 
-def _logits(model: Observable, inputs: tuple[Tensor, ...], positions: Tensor | None) -> Tensor:
+def _logits(model: Observable, inputs: tuple[Tensor, ...], readout: Readout) -> Tensor:
     """The logits that are read, and where the model can do so, no others."""
     if not isinstance(model, Steppable):
-        return read(model(*inputs), positions)
+        return readout.of(model(*inputs))
     state = model.start(*inputs)
     for i in range(model.n_layers):
         state = model.step(state, i)
-    return model.finish(state, positions)
+    return readout.finish(model, state)
 
 
 def real_tokens_only(attribution: Float[Tensor, "batch pos"], function: SiteFunction) -> Float[Tensor, "batch pos"]:

@@ -1,14 +1,15 @@
-"""How are many edits measured at once? Start at the edited block, and stack the edits of one block in one batch.
+"""What does each of many edits do to a metric? Exact answers, without computing again what an edit cannot have changed.
 
-An edit at block i leaves everything before block i as it was, so the clean residual stream that enters block i is
-kept and each edit starts there. Edits that start at the same block share a batch up to a byte budget; each copy of the
-batch gets its own edit. Only the positions that the metric reads are unembedded.
+An edit at block i leaves everything before block i as it was: each edit starts from the clean residual stream there, and
+edits that start at the same block share a batch, a copy for each. What else an edit leaves as it was is `planning`'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -17,12 +18,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probes.edits import Change, Edit
-from probes.errors import SiteError
+from probes.inputs import OF_SOURCE
 from probes.intervene import BoundEdit, EditSet, attached, bind, chain, flatten, intervene
-from probes.metrics import Metric, Readout, read
-from probes.observable import Observable, Steppable, canonical, layer_of
+from probes.metrics import Metric, Readout
+from probes.observable import Observable, Steppable
+from probes.sweep.planning import BUDGET, Plan, Run, as_sets, planned, repeated
+from probes.sweep.replays import ReplayLike, replay_of
+from probes.sweep.rows import rows_of
 
-BUDGET = 256 * 2**20
+Bound = Callable[[Edit], list[BoundEdit]]
+
+
+@dataclass
+class Measured:
+    """What has been measured so far: one value per example for each set of edits, None where it was not reached."""
+
+    clean: Tensor | None = None
+    edited: list[Tensor | None] = field(default_factory=list)
+    block_steps: int = 0
+    token_steps: int = 0
 
 
 def sweep(
@@ -33,7 +47,11 @@ def sweep(
 
     Columns: `edit` (its number), `site`, `layer`, `head`, `position` (missing where the edit has none or several),
     `example`, `clean`, `edited` (in the unit of the metric), `effect` = edited − clean. A tuple is one set of edits
-    applied together. The numbers do not depend on `budget_bytes`, which bounds the memory of one stacked batch.
+    applied together. The numbers are exact: those of every edit alone in a whole forward pass, up to rounding. They do
+    not depend on `budget_bytes`, which bounds the memory of one stacked batch.
+
+    The table's `attrs` say what it is: `metric`, `unit`, `exact`, `complete`, and `block_steps` and `token_steps` as `plan`
+    counts them. Ctrl-C ends a sweep with the rows of those edits that are done, `complete` then being False, and a warning.
 
     Raises SiteError for no edits, and whatever `intervene` raises for a wrong one.
 
@@ -43,135 +61,167 @@ def sweep(
     >>> table.columns.tolist(), len(table)
     (['edit', 'site', 'layer', 'head', 'position', 'example', 'clean', 'edited', 'effect'], 4)
     """
-    sets = [edit if isinstance(edit, tuple) else (edit,) for edit in edits]
-    if not sets:
-        raise SiteError("sweep needs at least one edit, got none")
-    readout = metric.on(model, batch)
-    run = _restarted if isinstance(model, Steppable) else _one_by_one
+    sets = as_sets(edits)
+    readout, found = metric.on(model, batch), Measured(edited=[None] * len(sets))
+    complete = True
     with torch.no_grad(), tqdm(total=len(sets), desc=f"sweep {metric.name}", disable=None if progress else True, leave=False) as bar:
-        clean, edited = run(model, batch, sets, readout, budget_bytes, bar)
-    return _table(sets, clean, edited)
+        try:
+            run = _restarted if isinstance(model, Steppable) else _one_by_one
+            run(model, batch, sets, readout, budget_bytes, found, bar)
+        except KeyboardInterrupt:
+            complete = False
+            done = sum(value is not None for value in found.edited)
+            warnings.warn(f"the sweep was interrupted: {done} of {len(sets)} edits are done", RuntimeWarning, stacklevel=2)
+    table = rows_of(sets, found.clean, found.edited)
+    table.attrs = {
+        "metric": metric.name, "unit": metric.unit, "exact": True, "complete": complete, "block_steps": found.block_steps,
+        "token_steps": found.token_steps,
+    }
+    return table
 
 
-def _one_by_one(model: Observable, batch: tuple, sets: list, readout: Readout, budget_bytes: int, bar: tqdm) -> tuple[Tensor, list[Tensor]]:
+def _one_by_one(
+    model: Observable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm
+) -> None:
     """Every edit in a forward pass of its own: for models that cannot be resumed."""
-    logits = read(model(*batch), readout.positions)
-    edited = []
-    for edits in sets:
+    logits = readout.of(model(*batch))
+    found.clean = readout.measure(logits, logits)
+    for i, edits in enumerate(sets):
         with intervene(model, *edits):
-            edited.append(readout.measure(read(model(*batch), readout.positions), logits))
+            found.edited[i] = readout.measure(readout.of(model(*batch)), logits)
         bar.update()
-    return readout.measure(logits, logits), edited
 
 
-def _restarted(model: Steppable, batch: tuple, sets: list, readout: Readout, budget_bytes: int, bar: tqdm) -> tuple[Tensor, list[Tensor]]:
-    """Every edit from the block that it changes, edits of one block together."""
+def _restarted(
+    model: Steppable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm
+) -> None:
+    """Every edit from the block, and the place, that it changes first; edits that begin alike together."""
+    plan = planned(model, batch, sets, readout, budget_bytes, replay_of(model, batch, keep=False))
     bound = bind(model, flatten(sets))
-    planned = [_Planned(model, i, [one for edit in edits for one in bound(edit)]) for i, edits in enumerate(sets)]
-    edited: list[Tensor | None] = [None] * len(sets)
-    state, logits = model.start(*batch), None
-    clean = read(_finished(model, state, 0, None), readout.positions)
-    per_copy = _bytes_per_copy(model, state, clean)
-    for block in range(-1, model.n_layers + 1):
-        here = [plan for plan in planned if plan.block == block]
-        at_once = max(1, budget_bytes // per_copy)
-        for k in range(0, len(here), at_once):
-            chosen = here[k : k + at_once]
-            with attached(model, _stacked(chosen, len(batch[0]))):
-                logits = _run(model, batch, state, chosen, readout)
-            for plan, part in zip(chosen, logits.split(len(batch[0])), strict=True):
-                edited[plan.index] = readout.measure(part, clean)
-            bar.update(len(chosen))
-        if 0 <= block < model.n_layers:
-            state = model.step(state, block)
-    return readout.measure(clean, clean), edited
+    replay = replay_of(model, batch, keep=plan.keep)
+    logits = replay.clean(readout.positions, readout.tokens)
+    found.clean = readout.measure(logits, logits)
+    found.block_steps, found.token_steps = plan.n_examples * plan.n_layers, plan.n_examples * sum(plan.places)
+    stepper = _Stepper(model, replay, plan, found, logits)
+    for run in plan.runs:
+        stepper.advance(run.block)
+        output = stepper.output(run, [[one for edit in sets[p.index] for one in bound(edit)] for p in run.plans], batch, readout)
+        for one, part in zip(run.plans, output.split(plan.n_examples), strict=True):
+            found.edited[one.index] = readout.measure(part, logits)
+        bar.update(run.copies)
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A set of edits, and the first step that it changes: −1 for what enters block 0, n_layers for what follows the last."""
+class _Stepper:
+    """Runs what is planned, and counts it."""
 
     model: Steppable
-    index: int
-    edits: list[BoundEdit]
+    replay: ReplayLike
+    plan: Plan
+    found: Measured
+    clean: Tensor
+    """what is read of the output of the clean pass"""
 
-    @property
-    def block(self) -> int:
-        return min(self.model.step_of(edit.site) for edit in self.edits)
+    def advance(self, block: int) -> None:
+        """Keep what enters a block."""
+        while self.replay.block < min(block, self.model.n_layers):
+            if not self.replay.looked:
+                self._count(1, self.replay.block, self.plan.places[self.replay.block])
+            self.replay.advance()
 
-    @property
-    def ends_late(self) -> bool:
-        """Does it also change what follows the last block?"""
-        return any(self.model.step_of(edit.site) == self.model.n_layers for edit in self.edits)
+    def output(self, run: Run, edits: Sequence[list[BoundEdit]], batch: tuple, readout: Readout) -> Tensor:
+        """What is read of the output of every copy, one after another."""
+        if run.heads_of is not None:
+            return self._onward(run, self._after_attention(run, edits), readout)
+        changes = _stacked(edits, self.plan.n_examples)
+        with attached(self.model, changes), _window(self.model, changes, run.first, self.plan.places[-1]):
+            return self._onward(run, self._begun(run, batch), readout)
+
+    def _begun(self, run: Run, batch: tuple) -> Any:
+        """A copy of the batch for each set of edits, as it enters their block."""
+        if run.block < 0:
+            return self.model.start(*repeated(batch, run.copies))
+        fresh = frozenset(layer for one in run.plans for layer in one.fresh)
+        return self.replay.enter(run.copies, first=run.first, inner=all(one.inner for one in run.plans), fresh=fresh)
+
+    def _onward(self, run: Run, state: Any, readout: Readout) -> Tensor:
+        """The blocks that are left, and what is read of the output."""
+        wide, last = readout.repeat(run.copies), self.model.n_layers - 1
+        for i in range(max(run.block, 0), last + (not run.concludes)):
+            state = self.model.step(state, i)
+            self._count(run.copies, i, self.plan.places[i] - run.first)
+        if any(one.ends_late for one in run.plans):  # an edit of what `finish` computes may name positions of the whole sequence
+            return wide.of(self.model.finish(state, None))
+        here = wide.behind(run.first)
+        if run.concludes:
+            self._count(run.copies, last, self.plan.n_read)
+            output = self.replay.conclude(state, here.positions, here.tokens)
+        else:
+            output = here.finish(self.model, state)
+        return self._with_earlier(output, wide, run)
+
+    def _with_earlier(self, output: Tensor, wide: Readout, run: Run) -> Tensor:
+        """The same where what is read at places before the run's first is that of the clean pass."""
+        if not run.first:
+            return output
+        clean = self.clean.repeat(run.copies, 1, 1)
+        if wide.positions is None:
+            return torch.cat([clean[:, : run.first], output], dim=1)
+        return torch.where((wide.positions < run.first).unsqueeze(-1), clean, output)
+
+    def _after_attention(self, run: Run, edits: Sequence[list[BoundEdit]]) -> Any:
+        if not self.replay.looked:
+            self._count(1, run.block, self.plan.places[run.block])
+        z, changes = self.replay.look(run.heads_of), []
+        for parts in edits:
+            heads = tuple(sorted({h % z.shape[2] for part in parts for h in part.edit.heads}))
+            changes.append((heads, (chain(parts)(z) - z)[:, :, list(heads)]))
+        return self.replay.after_attention(run.heads_of, changes, first=run.first)
+
+    def _count(self, copies: int, block: int, tokens: int) -> None:
+        self.found.block_steps += copies * self.plan.n_examples
+        self.found.token_steps += copies * self.plan.n_examples * tokens
 
 
-def _stacked(plans: Sequence[_Planned], n_examples: int) -> dict[str, Change]:
+def _stacked(copies: Sequence[list[BoundEdit]], n_examples: int) -> dict[str, Change]:
     """For each site, the change that gives every copy of the batch its own edit."""
     parts: dict[str, dict[int, list[BoundEdit]]] = {}
-    for copy, plan in enumerate(plans):
-        for edit in plan.edits:
+    for copy, edits in enumerate(copies):
+        for edit in edits:
             parts.setdefault(edit.site, {}).setdefault(copy, []).append(edit)
 
     def change(site: str) -> Change:
         def stacked(value: Tensor) -> Tensor:
-            copies = list(value.split(n_examples))
+            values = list(value.split(n_examples))
             for copy, edits in parts[site].items():
-                copies[copy] = chain(edits)(copies[copy])
-            return torch.cat(copies)
+                values[copy] = chain(edits)(values[copy])
+            return torch.cat(values)
 
         return stacked
 
     return {site: change(site) for site in parts}
 
 
-def _run(model: Steppable, batch: tuple, state: Any, plans: Sequence[_Planned], readout: Readout) -> Tensor:
-    """Logits of a copy of the batch for each plan, from their common block on, at the positions that are read."""
-    n, block = len(plans), plans[0].block
-    if block < 0:
-        state = model.start(*(x if x is None else x.repeat(n, *[1] * (x.dim() - 1)) for x in batch))
-    else:
-        state = state.repeat(n)
-    positions = None if readout.positions is None else readout.positions.repeat(n, 1)
-    if any(plan.ends_late for plan in plans):  # an edit of what `finish` computes may name positions of the whole sequence
-        return read(_finished(model, state, max(block, 0), None), positions)
-    return _finished(model, state, max(block, 0), positions)
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """The places that a run computes."""
+
+    first: int
+    size: int
+    run: object
+    n_beams: int = 1
 
 
-def _finished(model: Steppable, state: Any, first: int, positions: Tensor | None) -> Tensor:
-    for i in range(first, model.n_layers):
-        state = model.step(state, i)
-    return model.finish(state, positions)
-
-
-def _bytes_per_copy(model: Steppable, state: Any, clean: Tensor) -> int:
-    """A rough upper bound of what one more copy of the batch takes: logits, and some twenty residual streams for a block's inner values."""
-    return 2 * clean.nbytes + 20 * state.resid.nbytes
-
-
-def _table(sets: Sequence[tuple[Edit, ...]], clean: Tensor, edited: Sequence[Tensor]) -> pd.DataFrame:
-    columns: dict[str, list] = {name: [] for name in ("edit", "site", "layer", "head", "position", "example", "clean", "edited", "effect")}
-    before = clean.float().tolist()
-    for number, (edits, values) in enumerate(zip(sets, edited, strict=True)):
-        label = _label(edits)
-        for example, value in enumerate(values.float().tolist()):
-            was = before[example]
-            row = {"edit": number, **label, "example": example, "clean": was, "edited": value, "effect": value - was}
-            for name, entry in row.items():
-                columns[name].append(entry)
-    return pd.DataFrame(columns).astype({"layer": "Int64", "head": "Int64", "position": "Int64"})
-
-
-def _label(edits: tuple[Edit, ...]) -> dict[str, Any]:
-    """What the rows of a set of edits are called; a number is missing where there is none or more than one."""
-
-    def only(values: set) -> Any:
-        return next(iter(values)) if len(values) == 1 else None
-
-    flat = {edit.positions for edit in edits}
-    position = only(flat)
-    return {
-        "site": " + ".join(dict.fromkeys(canonical(edit.site) for edit in edits)),
-        "layer": only({layer_of(canonical(edit.site)) for edit in edits}),
-        "head": only({edit.heads[0] if edit.heads and len(edit.heads) == 1 else None for edit in edits}),
-        "position": position[0] if position and len(position) == 1 and isinstance(position[0], int) else None,
-    }
+@contextmanager
+def _window(model: Steppable, names: Mapping[str, Any], first: int, size: int) -> Iterator[None]:
+    """Let the edited sites know that they hold the places from `first` on."""
+    sites = model.sites()
+    chosen = [sites[name] for name in names if first and not OF_SOURCE.search(name)]
+    window = _Window(first, size, object())
+    for site in chosen:
+        site.window = window
+    try:
+        yield
+    finally:
+        for site in chosen:
+            site.window = None
