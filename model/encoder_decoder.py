@@ -121,9 +121,9 @@ class EncoderDecoder(nn.Module):
         """Final norm and unembedding, at `positions` of the target only where given, and of these `tokens` only: Float[batch read d_vocab]."""
         return self.predict(state.decoder, positions, tokens=tokens)
 
-    def replay(self, *inputs: Tensor | None, keep: bool = False) -> Replay:
+    def replay(self, *inputs: Tensor | None, keep: bool = False, shared: int = 0) -> Replay:
         """A clean pass in whose middle edited passes can start; with `keep` they need not compute again what the decoder reads of
-        the encoder, nor the places before their edit."""
+        the encoder, nor the places before their edit. Nothing is `shared`: every target has its own source."""
         return Replay(self, inputs, keep=keep)
 
     def predict(

@@ -26,13 +26,14 @@ class Replay:
 
     `block` is the next one to run. `clean` gives the output of the whole clean pass; with `keep` it keeps the keys and
     values of all blocks, so that a state may hold the places from some `first` on only, and cross-attention reads the
-    encoder without computing its keys and values again.
+    encoder without computing its keys and values again. `shared` is how many first tokens all examples have in common: they
+    are read once, and no state holds them.
     """
 
-    def __init__(self, model: Transformer | EncoderDecoder, inputs: tuple[Tensor | None, ...], *, keep: bool) -> None:
+    def __init__(self, model: Transformer | EncoderDecoder, inputs: tuple[Tensor | None, ...], *, keep: bool, shared: int = 0) -> None:
         self.model, self.inputs, self.block, self.two_stacks = model, inputs, 0, hasattr(model, "decoder")
-        self.cache = KeyValueCache() if keep else None
-        self.state = model.start(*inputs)
+        self.cache, self.shared = KeyValueCache() if keep else None, shared
+        self.state = model.start(*inputs) if not shared else model.start(*inputs).at(slice(shared, None))
         self._next: Any = None
         self._attended: dict[tuple[int, bool], Tensor] = {}
         self._z: dict[str, Tensor] = {}
@@ -62,10 +63,17 @@ class Replay:
 
     def clean(self, positions: Int[Tensor, "batch read"] | None, tokens: Int[Tensor, "batch answers"] | None) -> Tensor:
         """The output of the whole pass, at these positions and of these tokens, None for all."""
+        cache = self.cache
+        if self.shared:
+            once = self._with(self.model.start(self.inputs[0][:1, : self.shared]), cache=(read := KeyValueCache()))
+            for i in range(self.model.n_layers):
+                once = self.model.step(once, i)
+            cache = Shared(read, cache, len(self.inputs[0]))
+            self.state, positions = self._with(self.state, cache=Prefix(self.cache, self.shared, 1, frozenset())), positions - self.shared
         state = self.state
         for i in range(self.model.n_layers):
             if self.causal(i):
-                state = self._with(self._opened(state), cache=self.cache)
+                state = self._with(self._opened(state), cache=cache)
             state = self.model.step(state, i)
         return self.model.finish(state, positions, tokens=tokens)
 
@@ -82,8 +90,8 @@ class Replay:
         """
         kept = self.cache is not None and inner and self.causal(self.block)
         state = self._opened(self.state) if kept else self.state
-        if first:
-            state = self._replaced(state, self._running(state).at(slice(first, None)))
+        if first > self.shared:
+            state = self._replaced(state, self._running(state).at(slice(first - self.shared, None)))
         state = state.repeat(copies)
         return self._with(state, cache=Prefix(self.cache, first, copies, fresh)) if kept else state
 
@@ -93,7 +101,7 @@ class Replay:
         return self._next is not None
 
     def look(self, site: str) -> Float[Tensor, "batch pos head d_head"]:
-        """The clean z of an attention of the block, by the name of its site."""
+        """The clean z of an attention of the block, by the name of its site; of the places that are not shared."""
         if self._next is None:
             stack, layer = self._place(self.block)
             modules = {"attn": stack.blocks[layer].attn, "cross_attn": stack.blocks[layer].cross_attn}
@@ -117,7 +125,7 @@ class Replay:
         state = self.enter(len(changes), first=first, inner=True)
         if self.causal(self.block):
             state = self._opened(state)
-        return self._with(state, attended={k: out[:, first:] for k, out in known.items()})
+        return self._with(state, attended={k: out[:, first - self.shared :] for k, out in known.items()})
 
     def conclude(self, state: Any, positions: Int[Tensor, "rows read"], tokens: Int[Tensor, "rows answers"] | None) -> Tensor:
         """The last block and the output at these positions alone: all others are only read as keys and values there."""
@@ -179,6 +187,20 @@ class Prefix:
 
     def keep_cross(self, layer: int, k: Tensor, v: Tensor) -> None:
         """An edited pass keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Keys and values of tokens that all `n_examples` begin with, read once; behind them are kept those of each example."""
+
+    read: KeyValueCache
+    kept: KeyValueCache
+    n_examples: int
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep these behind the shared ones, and give all."""
+        before = (x.expand(self.n_examples, -1, -1, -1) for x in self.read.own(layer))
+        return self.kept.extend(layer, *(torch.cat(pair, dim=1) for pair in zip(before, (k, v), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,10 @@ class Transformer(Stack):
             resid, real = pick(resid, positions), None
         return read_out(self.ln_final(resid, real), self.unembed, self.logits, tokens)
 
-    def replay(self, *inputs: Tensor | None, keep: bool = False) -> Replay:
-        """A clean pass in whose middle edited passes can start; with `keep` they need not compute the places before their edit."""
-        return Replay(self, inputs, keep=keep)
+    def replay(self, *inputs: Tensor | None, keep: bool = False, shared: int = 0) -> Replay:
+        """A clean pass in whose middle edited passes can start; with `keep` they need not compute the places before their edit.
+        The first `shared` tokens of all examples are the same, and are read once."""
+        return Replay(self, inputs, keep=keep, shared=shared)
 
     @property
     def n_layers(self) -> int:

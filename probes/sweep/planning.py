@@ -16,7 +16,7 @@ from probes.intervene import EditSet, flatten
 from probes.metrics import Metric, Readout
 from probes.observable import SiteLike, Steppable, find
 from probes.places import place_axis
-from probes.sweep.replays import ReplayLike, replay_of
+from probes.sweep.replays import ReplayLike, replay_of, shared_tokens
 
 BUDGET = 256 * 2**20
 STREAMS = 20
@@ -88,18 +88,21 @@ class Plan:
     bytes_per_copy: int
     keep: bool
     """does the clean pass keep keys and values?"""
+    shared: int
+    """tokens that all examples begin with: they are read once"""
 
     @property
     def block_steps(self) -> int:
         """All blocks of the clean pass, of the pass that keeps what edits begin with, and of every run."""
-        clean = 2 * self.n_layers - (self.n_layers - self.n_advanced)
-        return self.n_examples * (clean + sum(run.copies * (self.n_layers - max(run.block, 0)) for run in self.runs))
+        once = self.n_layers if self.shared else 0
+        return once + self.n_examples * (self.n_layers + self.n_advanced + sum(run.copies * (self.n_layers - max(run.block, 0)) for run in self.runs))
 
     @property
     def token_steps(self) -> int:
         """The same, counted in tokens."""
-        clean = sum(self.places) + sum(self.places[: self.n_advanced])
-        return self.n_examples * (clean + sum(run.copies * sum(self.tokens_of(run)) for run in self.runs))
+        read = [n - self.shared for n in self.places]
+        once = self.shared * self.n_layers
+        return once + self.n_examples * (sum(read) + sum(read[: self.n_advanced]) + sum(run.copies * sum(self.tokens_of(run)) for run in self.runs))
 
     def tokens_of(self, run: Run) -> list[int]:
         """Tokens of an example that each block of a run computes."""
@@ -169,7 +172,9 @@ def planned(
             runs += [_run(chunk, readout, replay) for chunk in _chunks(here, budget_bytes, per_copy, scores, max(places))]
     n_read = places[-1] if readout.positions is None else readout.positions.shape[1]
     keep = replay.keeps and any(run.first or replay.two_stacks for run in runs)
-    return Plan(tuple(runs), len(sets), len(batch[0]), model.n_layers, places, n_read, per_copy, keep)
+    read = 0 if readout.positions is None else int(readout.positions.min())
+    shared = min(shared_tokens(batch), read, *(run.first for run in runs))
+    return Plan(tuple(runs), len(sets), len(batch[0]), model.n_layers, places, n_read, per_copy, keep, shared)
 
 
 def _planned(

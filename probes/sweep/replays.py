@@ -24,6 +24,8 @@ class ReplayLike(Protocol):
     looked: bool
     """has the block been run already, for its z?"""
     two_stacks: bool
+    shared: int
+    """tokens that all examples begin with and that no state holds"""
     width: int
     """numbers at each position of the output"""
     d_model: int
@@ -50,7 +52,7 @@ class StepReplay:
     """The same for any steppable model: edited passes begin at their block, and with all places."""
 
     keeps = adds_heads = concludes = looked = False
-    width = 0
+    width = shared = 0
 
     def __init__(self, model: Steppable, inputs: tuple[Tensor | None, ...]) -> None:
         self.model, self.inputs, self.block, self.state = model, inputs, 0, model.start(*inputs)
@@ -82,6 +84,20 @@ class StepReplay:
         return False
 
 
-def replay_of(model: Steppable, inputs: tuple[Tensor | None, ...], *, keep: bool) -> ReplayLike:
+def replay_of(model: Steppable, inputs: tuple[Tensor | None, ...], *, keep: bool, shared: int = 0) -> ReplayLike:
     """The model's own replay, or one that any steppable model has."""
-    return model.replay(*inputs, keep=keep) if hasattr(model, "replay") else StepReplay(model, inputs)
+    return model.replay(*inputs, keep=keep, shared=shared) if hasattr(model, "replay") else StepReplay(model, inputs)
+
+
+def shared_tokens(inputs: tuple[Tensor | None, ...]) -> int:
+    """How many tokens all examples begin with, at most all but one; 0 for one example, two sequences, and padding before the text.
+
+    >>> import torch
+    >>> shared_tokens((torch.tensor([[4, 5, 6], [4, 5, 7]]),)), shared_tokens((torch.tensor([[4, 5, 6]]),))
+    (2, 0)
+    """
+    tokens, mask = written(inputs)
+    if len(tokens) == 1 or two_sequences(inputs):
+        return 0
+    same = (tokens == tokens[:1]).all(0) if mask is None else ((tokens == tokens[:1]) & mask).all(0)
+    return min(int(same.long().cumprod(0).sum()), tokens.shape[1] - 1)

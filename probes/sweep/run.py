@@ -7,7 +7,7 @@ edits that start at the same block share a batch, a copy for each. What else an 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,10 +98,11 @@ def _restarted(
     """Every edit from the block, and the place, that it changes first; edits that begin alike together."""
     plan = planned(model, batch, sets, readout, budget_bytes, replay_of(model, batch, keep=False))
     bound = bind(model, flatten(sets))
-    replay = replay_of(model, batch, keep=plan.keep)
+    replay = replay_of(model, batch, keep=plan.keep, shared=plan.shared)
     logits = replay.clean(readout.positions, readout.tokens)
     found.clean = readout.measure(logits, logits)
-    found.block_steps, found.token_steps = plan.n_examples * plan.n_layers, plan.n_examples * sum(plan.places)
+    found.block_steps = plan.n_examples * plan.n_layers + (plan.n_layers if plan.shared else 0)
+    found.token_steps = plan.n_examples * sum(n - plan.shared for n in plan.places) + plan.shared * plan.n_layers
     stepper = _Stepper(model, replay, plan, found, logits)
     for run in plan.runs:
         stepper.advance(run.block)
@@ -126,7 +127,7 @@ class _Stepper:
         """Keep what enters a block."""
         while self.replay.block < min(block, self.model.n_layers):
             if not self.replay.looked:
-                self._count(1, self.replay.block, self.plan.places[self.replay.block])
+                self._count(1, self.replay.block, self.plan.places[self.replay.block] - self.plan.shared)
             self.replay.advance()
 
     def output(self, run: Run, edits: Sequence[list[BoundEdit]], batch: tuple, readout: Readout) -> Tensor:
@@ -171,11 +172,12 @@ class _Stepper:
 
     def _after_attention(self, run: Run, edits: Sequence[list[BoundEdit]]) -> Any:
         if not self.replay.looked:
-            self._count(1, run.block, self.plan.places[run.block])
+            self._count(1, run.block, self.plan.places[run.block] - self.plan.shared)
         z, changes = self.replay.look(run.heads_of), []
-        for parts in edits:
-            heads = tuple(sorted({h % z.shape[2] for part in parts for h in part.edit.heads}))
-            changes.append((heads, (chain(parts)(z) - z)[:, :, list(heads)]))
+        with _window(self.model, [run.heads_of], self.plan.shared, self.plan.places[-1]):
+            for parts in edits:
+                heads = tuple(sorted({h % z.shape[2] for part in parts for h in part.edit.heads}))
+                changes.append((heads, (chain(parts)(z) - z)[:, :, list(heads)]))
         return self.replay.after_attention(run.heads_of, changes, first=run.first)
 
     def _count(self, copies: int, block: int, tokens: int) -> None:
@@ -213,7 +215,7 @@ class _Window:
 
 
 @contextmanager
-def _window(model: Steppable, names: Mapping[str, Any], first: int, size: int) -> Iterator[None]:
+def _window(model: Steppable, names: Iterable[str], first: int, size: int) -> Iterator[None]:
     """Let the edited sites know that they hold the places from `first` on."""
     sites = model.sites()
     chosen = [sites[name] for name in names if first and not OF_SOURCE.search(name)]

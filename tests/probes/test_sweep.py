@@ -50,11 +50,13 @@ MODELS = {f"{name}" if i == 0 else f"{name}-{i}": wrap(hugging_face(name, i)).re
 
 def batch(model: Transformer, padding: str) -> tuple:
     if not isinstance(model, Transformer):
-        inputs = example(model, padding, pos=8)
-        return inputs[:2] if padding == "none" else inputs
+        inputs = example(model, "none" if padding == "shared" else padding, pos=8)
+        return inputs[:2] if padding in ("none", "shared") else inputs
     tokens = torch.randint(model.config.d_vocab, (3, 8), generator=torch.Generator().manual_seed(2))
+    if padding == "shared":
+        tokens[:, :5] = tokens[0, :5]
     mask = torch.ones(3, 8, dtype=torch.bool)
-    if padding == "none":
+    if padding in ("none", "shared"):
         return (tokens,)
     mask[1, (slice(3) if padding == "left" else slice(5, None))] = False
     return tokens, mask
@@ -72,7 +74,7 @@ CHANGES = {
 @st.composite
 def cases(draw):
     model = MODELS[draw(st.sampled_from(sorted(MODELS)))]
-    inputs = batch(model, draw(st.sampled_from(["none", "left", "right"])))
+    inputs = batch(model, draw(st.sampled_from(["none", "left", "right", "shared"])))
     names = [name for name in model.sites() if not name.endswith((".scores", ".pattern")) or draw(st.booleans())]
 
     def edit() -> Edit:
@@ -88,7 +90,7 @@ def cases(draw):
 
     if draw(st.integers(0, 3)) == 0:  # a grid, as patching makes it: many edits of one site, each at a place of its own
         name = draw(st.sampled_from([name for name in names if name.endswith(("resid_pre", "attn.z", "mlp_out", "attn.k"))]))
-        edits = [Edit(name, scale(0.0), positions=[p]) for p in range(draw(st.integers(1, 8)))]
+        edits = [Edit(name, scale(0.0), positions=[p]) for p in range(draw(st.integers(0, 6)), 8)]
         return model, inputs, edits, draw(st.sampled_from(sorted(METRICS))), draw(st.sampled_from([1, 20_000, 10**9]))
     edits = [
         tuple(edit() for _ in range(draw(st.integers(2, 3)))) if draw(st.booleans()) else edit() for _ in range(draw(st.integers(1, 5)))
@@ -192,3 +194,55 @@ def test_loss_is_the_mean_over_real_tokens() -> None:
         words = tokens[row, mask[row]]
         log_p = model(words[None]).log_softmax(-1)[0, :-1]
         assert torch.allclose(got[row], -log_p[torch.arange(len(words) - 1), words[1:]].mean(), atol=1e-5)
+
+
+def test_what_all_prompts_begin_with_is_read_once() -> None:
+    model, inputs = MODELS["llama-1"], batch(MODELS["llama-1"], "shared")
+    edits = [Edit(f"blocks.{i}.attn.z", zero(), heads=[0], positions=[p]) for i in range(model.n_layers) for p in (6, 7)]
+    work = plan(model, inputs, edits, METRICS["difference"])
+    assert work.shared == 5 and plan(model, inputs, [*edits, Edit("embed", zero())], METRICS["difference"]).shared == 0
+    alone = plan(model, (inputs[0][:1],), edits, logit_difference(3, 4))
+    assert work.token_steps == 3 * alone.token_steps - (3 - 1) * 5 * model.n_layers - 3 * 5 * work.n_advanced
+    table = sweep(model, inputs, edits, METRICS["difference"])
+    for number, edit in enumerate(edits):
+        with intervene(model, edit):
+            expected = METRICS["difference"](model, inputs)
+        assert torch.allclose(torch.tensor(table[table["edit"] == number]["edited"].to_numpy()).float(), expected, atol=2e-5)
+
+
+def test_ctrl_c_returns_what_is_done() -> None:
+    model, inputs, calls = MODELS["gpt2"], batch(MODELS["gpt2"], "none"), []
+
+    def press(value: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    edits = [Edit("blocks.0.mlp_out", zero()), Edit("blocks.2.mlp_out", press), Edit("blocks.1.mlp_out", zero())]
+    with pytest.warns(RuntimeWarning, match="the sweep was interrupted: 2 of 3 edits are done"):
+        table = sweep(model, inputs, edits, loss())
+    assert table["edit"].unique().tolist() == [0, 2] and table.attrs["complete"] is False and calls == [1]
+    assert sweep(model, inputs, edits[:1], loss()).attrs == {
+        "metric": "loss", "unit": "nats per token", "exact": True, "complete": True, "block_steps": 3 * (2 * model.n_layers),
+        "token_steps": 3 * 8 * 2 * model.n_layers,
+    }
+    assert not any(site.observed for site in model.sites().values())
+
+
+def test_the_metrics_are_what_they_say() -> None:
+    model, inputs = MODELS["gpt2"], batch(MODELS["gpt2"], "none")
+    logits = model(*inputs)[:, -1]
+    assert torch.equal(accuracy(logits.argmax(-1).tolist())(model, inputs), torch.ones(3))
+    assert torch.equal(accuracy(logits.argmin(-1).tolist())(model, inputs), torch.zeros(3))
+    assert total_variation()(model, inputs).abs().max() == 0
+    with intervene(model, edit := Edit("blocks.1.attn_out", zero())):
+        other = model(*inputs)[:, -1]
+    row = sweep(model, inputs, [edit], total_variation())
+    expected = (other.softmax(-1) - logits.softmax(-1)).clamp(min=0).sum(-1)  # the other formula for the same distance
+    assert torch.allclose(torch.tensor(row["edited"].to_numpy()).float(), expected, atol=1e-6)
+    each = torch.stack([loss_at(i)(model, inputs) for i in range(1, 8)], dim=1)
+    assert torch.allclose(each.mean(1), loss()(model, inputs), atol=1e-6)
+    for place, message in ((0, "a loss is there at places 1 to 7, got 0"), (8, "got 8")):
+        with pytest.raises(SiteError, match=message):
+            loss_at(place).on(model, inputs)
+    with pytest.raises(SiteError, match="cannot be resumed between blocks"):
+        plan(Opaque(model), inputs, [edit], loss())
