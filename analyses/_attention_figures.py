@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from analyses._anatomy import head_label
+from analyses._attention_evidence import Part, parts_of
+from analyses._attention_scores import WITHOUT, Thresholds
 from analyses._contract import Tables
 from reports import AttentionMap, Figure, Heatmap, Lines, Series
-
-
-def label_of(row: pd.Series) -> str:
-    """The name of the head in a row."""
-    return f"L{int(row['layer'])}H{int(row['head'])}"
-
-
-def best(heads: pd.DataFrame, column: str) -> str:
-    """The head with the largest score, and the score."""
-    if heads[column].isna().all():
-        return "undefined"
-    row = heads.loc[heads[column].idxmax()]
-    return f"{label_of(row)}, {row[column]:.2f}"
 
 
 @dataclass(frozen=True)
@@ -34,127 +25,193 @@ class _Map:
     title: str
     caption: str
     threshold: float
+    signed: bool = False
 
 
-def draw(tables: Tables, *, threshold: float, sink_threshold: float) -> tuple[Figure, ...]:
-    """Every figure whose data are there."""
-    heads = tables["heads"].frame
-    maps = [
+def draw(tables: Tables, above: Thresholds) -> tuple[Figure, ...]:
+    """Every figure whose data are there, one kind of attention after another."""
+    return tuple(figure for part in parts_of(tables) for figure in _drawn(part, tables, above))
+
+
+def _drawn(part: Part, tables: Tables, above: Thresholds) -> Iterator[Figure]:
+    layers, patterns = (frame[frame["attention"] == part.attention] for frame in (tables["layers"].frame, tables["patterns"].frame))
+    maps = [_entropy(part), *_masses(part, above)]
+    drawn: list[Figure] = [_heatmap(one, part) for one in maps if part.has(one.column)]
+    if layers["median"].notna().any():
+        drawn.insert(1 if drawn else 0, _entropy_by_layer(part, layers))
+    yield from drawn
+    if not patterns.empty:
+        yield _patterns(part, patterns, tables)
+
+
+def _entropy(part: Part) -> _Map:
+    return _Map(
+        "entropy",
+        part.entropy,
+        "normalised entropy",
+        f"Entropy without {part.left_out}: {{median}} of the maximum in the median head",
+        f"Mean row entropy over ln(visible keys) on text, {_without(part)} left out and the rest renormalised: 0 looks at one token, 1 at all alike.",
+        1.0,
+    )
+
+
+def _masses(part: Part, above: Thresholds) -> list[_Map]:
+    ends = [
         _Map(
-            "entropy",
-            "entropy_normalised_without_first",
-            "normalised entropy",
-            "Entropy without the first token: {median} of the maximum in the median head",
-            "Mean row entropy over ln(visible keys) on text, first token left out and the rest renormalised: 0 looks at one token, 1 at all alike.",
-            1.0,
-        ),
-        _Map(
-            "first-token",
-            "first_token_mass",
-            "mass on first token",
-            "First token: {above} of {n} heads rest more than {threshold} of their attention on it, most of all {best}",
-            "Mean mass on the first token of a text, over rows that see at least two keys: an attention sink where it is large.",
-            sink_threshold,
-        ),
-        _Map(
-            "previous-token",
-            "previous_token",
-            "mass on previous token",
-            "Previous token: {above} of {n} heads above {threshold}, best {best}",
-            "Mean mass on the token before, on repeated random tokens: bright heads move information one position on.",
-            threshold,
-        ),
-        _Map(
-            "induction",
-            "induction_without_first",
-            "induction score",
-            "Induction: {above} of {n} heads above {threshold} without the first token, best {best}",
-            "Mean mass on the token that followed the earlier occurrence, on the second half of repeated random tokens, first token left out and the rest renormalised.",
-            threshold,
-        ),
+            f"{end}-token",
+            f"{end}_token_mass",
+            f"mass on {end} token",
+            f"{end.capitalize()} token: {{above}} of {{n}} heads rest more than {{threshold}} of their attention on it, most of all {{best}}",
+            f"Mean mass on the {end} token of {'the source' if part.sees == 'cross' else 'a text'}, over rows that see at least two keys: an attention sink where it is large.",
+            above.sink,
+        )
+        for end in ("first", "last")
     ]
-    drawn: list[Figure] = [_heatmap(one, heads) for one in maps if heads[one.column].notna().any()]
-    if tables["layers"].frame["median"].notna().any():
-        drawn.insert(1 if drawn else 0, _entropy_by_layer(tables["layers"].frame))
-    if not tables["patterns"].frame.empty:
-        drawn.append(_patterns(tables))
-    return tuple(drawn)
+    if part.sees == "cross":
+        return [*ends, _monotonicity(above.monotone)]
+    if part.sees == "full":
+        return [*ends, _neighbour("previous", "before", "_text", above.mass), _neighbour("next", "after", "_text", above.mass)]
+    return [ends[0], _neighbour("previous", "before", "" if part.repeats else "_text", above.mass), _induction(above.mass)]
 
 
-def _heatmap(one: _Map, heads: pd.DataFrame) -> Heatmap:
-    grid = heads.pivot(index="layer", columns="head", values=one.column)
-    values = heads[one.column]
+def _neighbour(which: str, where: str, ending: str, threshold: float) -> _Map:
+    on, on_from = ("text", "from one position to its neighbour") if ending else ("repeated random tokens", "one position on")
+    return _Map(
+        f"{which}-token",
+        f"{which}_token{ending}",
+        f"mass on {which} token",
+        f"{which.capitalize()} token: {{above}} of {{n}} heads above {{threshold}}, best {{best}}",
+        f"Mean mass on the token {where}, on {on}: bright heads move information {on_from}.",
+        threshold,
+    )
+
+
+def _induction(threshold: float) -> _Map:
+    return _Map(
+        "induction",
+        "induction_without_first",
+        "induction score",
+        "Induction: {above} of {n} heads above {threshold} without the first token, best {best}",
+        "Mean mass on the token that followed the earlier occurrence, on the second half of repeated random tokens, first token left out and the rest renormalised.",
+        threshold,
+    )
+
+
+def _monotonicity(threshold: float) -> _Map:
+    return _Map(
+        "monotonicity",
+        f"monotonicity_without_{WITHOUT['cross']}",
+        "monotonicity",
+        "Monotonicity: {above} of {n} heads above {threshold} follow the source in step with the target, best {best}",
+        "Correlation of target and source position, every pair weighted by its attention, first and last source token left out: 1 follows the source, "
+        "0 looks at the same tokens throughout, below 0 runs backwards.",
+        threshold,
+        signed=True,
+    )
+
+
+def _heatmap(one: _Map, part: Part) -> Heatmap:
+    grid = part.heads.pivot(index="layer", columns="head", values=one.column)
+    values = part.heads[one.column]
+    ranked = part.heads.dropna(subset=[one.column]).sort_values(one.column, ascending=False, kind="stable").head(5)
+    largest = [f"{_place(row)} {row[one.column]:.2f}" for _, row in ranked.iterrows()]
     facts = {
         "above": int((values > one.threshold).sum()),
-        "n": len(heads),
-        "best": best(heads, one.column),
+        "n": len(values),
+        "best": largest[0].replace(" ", ", "),
         "median": f"{values.median():.2f}",
         "threshold": one.threshold,
     }
-    ranked = heads.dropna(subset=[one.column]).sort_values(one.column, ascending=False, kind="stable").head(5)
-    largest = ", ".join(f"{label_of(row)} {row[one.column]:.2f}" for _, row in ranked.iterrows())
     return Heatmap(
-        name=one.name,
-        title=one.title.format(**facts),
-        caption=f"{one.caption} One cell per head, means over sequences; n = {len(heads)} heads.",
-        alt=f"Grid of {grid.shape[0]} layers by {grid.shape[1]} heads. Smallest {values.min():.2f}, median {values.median():.2f}; largest {largest}.",
+        name=_name(part, one.name),
+        title=_title(part, one.title.format(**facts)),
+        caption=f"{one.caption} One cell per head, means over sequences; n = {len(values)} heads.",
+        alt=f"Grid of {grid.shape[0]} layers by {grid.shape[1]} heads. Smallest {values.min():.2f}, median {values.median():.2f}; largest {', '.join(largest)}.",
         values=grid.to_numpy(dtype=float),
         rows=[str(i) for i in grid.index],
         columns=[str(i) for i in grid.columns],
         row_label="layer",
         column_label="head",
         unit=one.unit,
-        low=0.0,
+        low=-1.0 if one.signed else 0.0,
         high=1.0,
+        signed=one.signed,
     )
 
 
-def _entropy_by_layer(layers: pd.DataFrame) -> Lines:
-    names = {"kept": "all keys", "left out": "first token left out"}
-    parts = {first: layers[layers.first_token == first] for first in names}
+def _entropy_by_layer(part: Part, layers: pd.DataFrame) -> Lines:
+    names = {"kept": "all keys", "left out": "first token left out" if part.sees == "causal" else "first and last left out"}
+    split = {sinks: layers[layers["sinks"] == sinks] for sinks in names}
     series = {
-        name: Series(y=parts[first]["median"].to_numpy(), low=parts[first].p25.to_numpy(), high=parts[first].p75.to_numpy())
-        for first, name in names.items()
+        name: Series(y=split[sinks]["median"].to_numpy(), low=split[sinks]["p25"].to_numpy(), high=split[sinks]["p75"].to_numpy())
+        for sinks, name in names.items()
     }
-    medians = {first: part["median"].median() for first, part in parts.items()}
-    lowest = {first: part.loc[part["median"].idxmin()] if part["median"].notna().any() else None for first, part in parts.items()}
+    medians = {sinks: rows["median"].median() for sinks, rows in split.items()}
+    lowest = {sinks: rows.loc[rows["median"].idxmin()] if rows["median"].notna().any() else None for sinks, rows in split.items()}
     alt = ". ".join(
-        f"{names[first].capitalize()}: median of layers {medians[first]:.2f}"
+        f"{names[sinks].capitalize()}: median of layers {medians[sinks]:.2f}"
         + ("" if row is None else f", lowest {row['median']:.2f} in layer {int(row['layer'])}")
-        for first, row in lowest.items()
+        for sinks, row in lowest.items()
     )
+    without = "it" if part.sees == "causal" else "them"
     return Lines(
-        name="entropy-by-layer",
-        title=f"Entropy looks like {medians['kept']:.2f} of the maximum with the first token, {medians['left out']:.2f} without it",
-        caption=f"Median over all heads, texts and rows; the band holds the middle half of them (25–75 %, n = {int(layers.n_rows.max()):,} rows per layer). A gap between the lines is the work of an attention sink.",
+        name=_name(part, "entropy-by-layer"),
+        title=_title(
+            part,
+            f"Entropy looks like {medians['kept']:.2f} of the maximum with {part.left_out}, {medians['left out']:.2f} without {without}",
+        ),
+        caption=f"Median over all heads, texts and rows; the band holds the middle half of them (25–75 %, n = {int(layers['n_rows'].max()):,} rows per layer). "
+        "A gap between the lines is the work of an attention sink.",
         alt=alt + ".",
-        x=parts["kept"].layer.to_numpy(dtype=float),
+        x=split["kept"]["layer"].to_numpy(dtype=float),
         series=series,
         x_label="layer",
         y_label="row entropy / ln(visible keys)",
     )
 
 
-def _patterns(tables: Tables) -> AttentionMap:
-    long, flagged = tables["patterns"].frame, tables["flagged"].frame
-    tokens = tables["tokens"].frame.token.tolist()
+def _patterns(part: Part, long: pd.DataFrame, tables: Tables) -> AttentionMap:
+    flagged, kinds = (frame[frame["attention"] == part.attention] for frame in (tables["flagged"].frame, tables["attentions"].frame))
+    tokens = tables["tokens"].frame
+    queries, keys = (tokens.loc[tokens["sequence"] == kinds[axis].iloc[0], "token"].tolist() for axis in ("queries", "keys"))
     patterns = {}
-    for label in flagged.label:
-        rows = long[long.label == label]
-        patterns[label] = np.zeros((len(tokens), len(tokens)))
-        patterns[label][rows["query"], rows.key] = rows.mass
-    strongest = [
-        f"{label} query {i} looks at key {int(p[i].argmax())} with {p[i].max():.2f}"
-        for label, p in patterns.items()
-        for i in [len(tokens) - 1]
-    ]
+    for _, head in flagged.iterrows():
+        rows = long[long["label"] == head["label"]]
+        patterns[_place(head)] = np.zeros((len(queries), len(keys)))
+        patterns[_place(head)][rows["query"], rows["key"]] = rows["mass"]
+    strongest = (f"{label} query {len(p) - 1} looks at key {int(p[-1].argmax())} with {p[-1].max():.2f}" for label, p in patterns.items())
     return AttentionMap(
-        name="flagged-heads",
-        title="What the most extreme heads look at: " + ", ".join(patterns),
-        caption=f"Patterns on one text of {len(tokens)} tokens; each row is a token that looks at itself and those before it. A head's extreme was measured on other texts. Attention is not importance: see ablation.",
+        name=_name(part, "flagged-heads"),
+        title=_title(part, "What the most extreme heads look at: " + ", ".join(patterns)),
+        caption=f"{_what_is_shown(part, len(queries), len(keys))} A head's extreme was measured on "
+        f"{'all' if kinds['queries'].iloc[0] != 'text' else 'other'} texts. Attention is not importance: see ablation.",
         alt="At the last token, " + "; ".join(strongest) + ".",
         patterns=patterns,
-        queries=tokens,
-        keys=tokens,
-        notes=dict(zip(flagged.label, flagged.why, strict=True)),
+        queries=queries,
+        keys=keys,
+        notes=dict(zip(patterns, flagged["why"], strict=True)),
     )
+
+
+def _what_is_shown(part: Part, n_queries: int, n_keys: int) -> str:
+    if part.sees == "cross":
+        return f"Patterns on one pair; each row is one of {n_queries} tokens of the target that looks at the {n_keys} tokens of the source."
+    whom = "itself and those before it" if part.sees == "causal" else "all of them"
+    return f"Patterns on one text of {n_queries} tokens; each row is a token that looks at {whom}."
+
+
+def _without(part: Part) -> str:
+    return "first token" if part.sees == "causal" else "first and last token"
+
+
+def _place(head: pd.Series) -> str:
+    """The head's name within a figure, whose title names the kind of attention."""
+    return head_label("self", int(head["layer"]), int(head["head"]))
+
+
+def _name(part: Part, name: str) -> str:
+    return name if part.alone else f"{part.attention}-{name}"
+
+
+def _title(part: Part, title: str) -> str:
+    return title if part.alone else f"{part.name[0].upper()}{part.name[1:]} · {title}"

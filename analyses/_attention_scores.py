@@ -1,38 +1,29 @@
-"""How are the patterns of a model reduced to scores per head? One layer's patterns exist at a time."""
+"""Which scores has a head, by what it sees? A causal head, one that sees its whole sequence, and one that reads another sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from analyses._anatomy import AttentionKind, head_label
 from analyses._intervals import bootstrap_mean
-from model import State, Transformer
-from probes import record
-from probes.metrics import token_losses
-from probes.statistics.attention_scores import (
-    duplicate_token_score,
-    first_token_mass,
-    hidden_mass,
-    induction_score,
-    mean_distance,
-    prefix_matching_score,
-    previous_token_score,
-    row_entropy,
-    row_sum_error,
-    sink_score,
-)
+from probes.statistics import View
+from probes.statistics import attention_scores as score
 
-TEXT = {
+WITHOUT: dict[str, score.Without] = {"causal": "first", "full": "ends", "cross": "ends"}
+"""What a kind of attention sees → the keys that may be sinks: the first token, where later ones are seen the last one as well."""
+ENTROPY = {
     "entropy": ("nats", "mean row entropy on text"),
     "entropy_without_first": ("nats", "the same without the first token, renormalised"),
     "entropy_normalised": ("1", "mean of row entropy over ln(visible keys), on text"),
     "entropy_normalised_without_first": ("1", "the same without the first token, renormalised"),
+}
+CAUSAL = ENTROPY | {
     "first_token_mass": ("1", "mean mass on the first token, on text, over rows that see at least two keys"),
     "sink_score": ("1", "α_1 of Gu et al. 2024: mass that the first token receives in the first T tokens of text"),
     "sink_share": ("1", "share of the texts in which α_1 exceeds ε"),
@@ -41,6 +32,29 @@ TEXT = {
     "previous_token_text": ("1", "mean mass on the previous token, on text"),
     "previous_token_text_without_first": ("1", "the same without the first token, renormalised"),
 }
+ENDS = {name.replace("without_first", "without_ends"): what for name, what in ENTROPY.items()}
+ENDS |= {name: (unit, "the same without the first and the last token, renormalised") for name, (unit, _) in ENDS.items() if "ends" in name}
+ENDS |= {
+    "first_token_mass": CAUSAL["first_token_mass"],
+    "last_token_mass": ("1", "mean mass on the last token, on text, over rows that see at least two keys"),
+}
+FULL = ENDS | {
+    "distance": CAUSAL["distance"],
+    "distance_without_ends": ("tokens", "the same without the first and the last token"),
+    "previous_token_text": CAUSAL["previous_token_text"],
+    "previous_token_text_without_ends": ("1", "the same without the first and the last token, renormalised"),
+    "next_token_text": ("1", "mean mass on the next token, on text"),
+    "next_token_text_without_ends": ("1", "the same without the first and the last token, renormalised"),
+    "same_token_text": ("1", "mean mass of a token on itself, on text"),
+}
+CROSS = ENDS | {
+    "monotonicity": ("1", "correlation of target and source position, pairs weighted by their mass"),
+    "monotonicity_without_ends": ("1", "the same without the first and the last token, renormalised"),
+    "diagonal_share": ("1", "share of target tokens whose largest mass is within one token of a constant pace through the source"),
+    "diagonal_share_without_ends": ("1", "the same without the first and the last token"),
+}
+TEXT = {"causal": CAUSAL, "full": FULL, "cross": CROSS}
+"""What a kind of attention sees → the scores that it has on text, each with its unit and meaning."""
 RANDOM = {
     "previous_token": ("1", "mean mass on the previous token, on repeated random tokens"),
     "previous_token_without_first": ("1", "the same without the first token, renormalised"),
@@ -50,152 +64,128 @@ RANDOM = {
     "duplicate_token": ("1", "mean mass on the earlier occurrence, offset P, second half of repeated random tokens"),
     "duplicate_token_without_first": ("1", "the same without the first token, renormalised"),
 }
-WITH_INTERVAL = ("first_token_mass", "previous_token", "induction", "induction_without_first", "duplicate_token")
+"""The scores on repeated random tokens: of a causal language model alone."""
+WITH_INTERVAL = {
+    "causal": ("first_token_mass", "previous_token", "induction", "induction_without_first", "duplicate_token"),
+    "full": ("first_token_mass", "last_token_mass", "previous_token_text", "next_token_text"),
+    "cross": ("first_token_mass", "last_token_mass", "monotonicity_without_ends"),
+}
+ROLES = {
+    "causal": {
+        "previous_token": "previous token",
+        "induction_without_first": "induction",
+        "duplicate_token_without_first": "duplicate token",
+        "sink_score": "sink",
+        "entropy_normalised_without_first": "broadest",
+        "distance_without_first": "farthest",
+    },
+    "full": {
+        "previous_token_text": "previous token",
+        "next_token_text": "next token",
+        "first_token_mass": "first token",
+        "last_token_mass": "last token",
+        "entropy_normalised_without_ends": "broadest",
+        "distance_without_ends": "farthest",
+    },
+    "cross": {
+        "monotonicity_without_ends": "monotone",
+        "diagonal_share_without_ends": "constant pace",
+        "first_token_mass": "first token",
+        "last_token_mass": "last token",
+        "entropy_normalised_without_ends": "broadest",
+    },
+}
+"""What a kind sees → score → what the head with the largest is shown as; entropies are normalised, distances in tokens."""
 
 Scores = dict[str, Float[Tensor, "batch head"]]
+Entropies = dict[tuple[bool, bool], Float[Tensor, "batch head query"]]
+"""(normalised?, sinks left out?) → row entropies"""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Scores, name → Float[layer head example]; the two correctness gates; normalised and plain row entropies by layer; the loss by half."""
+class Thresholds:
+    """Above which a head is called so: by mass on one kind of token, by mass on a sink, by monotonicity."""
 
-    scores: dict[str, Float[np.ndarray, "layer head example"]]
-    row_sum_error: float | None = None
-    hidden_mass: float | None = None
-    entropies: list[dict[tuple[bool, bool], np.ndarray]] = field(default_factory=list)
-    """one per layer: (normalised, without_first) → entropies of all rows of all heads and texts"""
-    losses: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """half → mean loss, tokens predicted"""
+    mass: float
+    sink: float
+    monotone: float
 
 
-def nothing(names: Sequence[str], model: Transformer) -> Measured:
-    """What is measured where there is no input: every score is missing."""
-    return Measured({name: np.full((model.n_layers, model.n_heads, 0), np.nan) for name in names})
+def sees(kind: AttentionKind) -> str:
+    """What its queries see: "causal", "full" or "cross"."""
+    return "cross" if kind.key == "cross" else "causal" if kind.causal else "full"
 
 
-def on_text(model: Transformer, tokens: Int[Tensor, "batch pos"], *, batch_size: int, sink_length: int, sink_threshold: float) -> Measured:
-    """The scores of `TEXT`."""
-    rows: list[dict[tuple[bool, bool], list[np.ndarray]]] = [{} for _ in range(model.n_layers)]
-
-    def look(layer: int, pattern: Tensor, tokens: Tensor) -> Scores:
-        entropies = {(n, w): row_entropy(pattern, normalised=n, without_first=w) for n in (False, True) for w in (False, True)}
-        for version, entropy in entropies.items():
-            rows[layer].setdefault(version, []).append(_numpy(entropy).ravel())
-        sinks = sink_score(pattern, length=sink_length)
-        values = [
-            *(entropy.nanmean(-1) for entropy in entropies.values()),
-            first_token_mass(pattern),
-            sinks,
-            (sinks > sink_threshold).to(sinks.dtype),
-            mean_distance(pattern),
-            mean_distance(pattern, without_first=True),
-            previous_token_score(pattern),
-            previous_token_score(pattern, without_first=True),
-        ]
-        return dict(zip(TEXT, values, strict=True))
-
-    scores, row_sum, hidden, _ = _run(model, tokens, batch_size, look)
-    joined = [{version: np.concatenate(parts) for version, parts in layer.items()} for layer in rows]
-    return Measured(scores, row_sum, hidden, entropies=[{v: x[~np.isnan(x)] for v, x in layer.items()} for layer in joined])
+def row_entropies(pattern: Tensor, view: View) -> Entropies:
+    """Every row's entropy, plain and normalised, with the sinks and without."""
+    without: tuple[score.Without, score.Without] = ("nothing", WITHOUT[view.kind])
+    return {
+        (n, bool(i)): score.row_entropy(pattern, view, normalised=n, without=out) for n in (False, True) for i, out in enumerate(without)
+    }
 
 
-def on_random_tokens(model: Transformer, tokens: Int[Tensor, "batch pos"], *, batch_size: int) -> Measured:
-    """The scores of `RANDOM`, on tokens whose second half repeats the first."""
-    period = tokens.shape[1] // 2
-
-    def look(layer: int, pattern: Tensor, tokens: Tensor) -> Scores:
-        values = [
-            score
-            for without_first in (False, True)
-            for score in (
-                previous_token_score(pattern, without_first=without_first),
-                induction_score(pattern, period, without_first=without_first),
-                duplicate_token_score(pattern, period, without_first=without_first),
-            )
-        ]
-        names = [f"{name}{ending}" for ending in ("", "_without_first") for name in ("previous_token", "induction", "duplicate_token")]
-        return dict(zip(names, values, strict=True)) | {"prefix_matching": prefix_matching_score(pattern, tokens)}
-
-    scores, row_sum, hidden, losses = _run(model, tokens, batch_size, look, lambda state, batch: token_losses(model.finish(state), batch))
-    halves = {"first": losses[:, : period - 1], "second": losses[:, period:]}
-    return Measured(
-        {name: scores[name] for name in RANDOM}, row_sum, hidden, losses={half: (float(x.mean()), x.size) for half, x in halves.items()}
-    )
+def text_scores(pattern: Tensor, view: View, entropies: Entropies, *, sink_length: int, sink_threshold: float) -> Scores:
+    """The scores of `TEXT` for what the view sees."""
+    out = WITHOUT[view.kind]
+    if view.kind == "causal":
+        sinks = score.sink_score(pattern, view, length=sink_length)
+        ends = [score.first_token_mass(pattern, view), sinks, (sinks > sink_threshold).to(sinks.dtype)]
+    else:
+        ends = [score.first_token_mass(pattern, view), score.last_token_mass(pattern, view)]
+    both = {
+        "causal": (score.mean_distance, score.previous_token_score),
+        "full": (score.mean_distance, score.previous_token_score, score.next_token_score),
+        "cross": (score.monotonicity, score.diagonal_share),
+    }[view.kind]
+    rest = [of(pattern, view, without=without) for of in both for without in ("nothing", out)]
+    rest += [score.same_token_score(pattern, view)] if view.kind == "full" else []
+    return dict(zip(TEXT[view.kind], [*(rows.nanmean(-1) for rows in entropies.values()), *ends, *rest], strict=True))
 
 
-def repeated_tokens(drawable: Sequence[int], n_sequences: int, period: int, *, seed: int) -> Int[Tensor, "batch pos"]:
-    """`period` different tokens at random, twice, in every sequence (Olsson et al. 2022).
-
-    >>> repeated_tokens(range(10, 20), 2, 3, seed=0).shape
-    torch.Size([2, 6])
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.as_tensor(list(drawable))
-    once = torch.stack([ids[torch.randperm(len(ids), generator=generator)[:period]] for _ in range(n_sequences)])
-    return torch.cat([once, once], dim=1)
-
-
-def drawable(model: Transformer) -> list[int]:
-    """The vocabulary without special tokens, and without rows of the embedding that no token has."""
-    if model.tokenizer is None:
-        return list(range(model.config.d_vocab))
-    tokenizer = model.tokenizer
-    special = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id} | set(tokenizer.backend.get_added_tokens_decoder())
-    return [i for i in range(min(model.config.d_vocab, tokenizer.backend.get_vocab_size())) if i not in special]
+def random_scores(pattern: Tensor, view: View, tokens: Tensor, period: int) -> Scores:
+    """The scores of `RANDOM`, on tokens that repeat with this period."""
+    found: Scores = {}
+    for ending, without in (("", "nothing"), ("_without_first", "first")):
+        found |= {
+            f"previous_token{ending}": score.previous_token_score(pattern, view, without=without),
+            f"induction{ending}": score.induction_score(pattern, period, view, without=without),
+            f"duplicate_token{ending}": score.duplicate_token_score(pattern, period, view, without=without),
+        }
+    found["prefix_matching"] = score.prefix_matching_score(pattern, tokens, view)
+    return {name: found[name] for name in RANDOM}
 
 
-def heads_of(measured: dict[str, Float[np.ndarray, "layer head example"]], *, n_kv_heads: int, seed: int) -> pd.DataFrame:
+def heads_of(kind: AttentionKind, scores: dict[str, Float[np.ndarray, "layer head example"]], *, seed: int) -> pd.DataFrame:
     """A row per head: means over examples, and 95 % intervals of the scores that are held against a threshold."""
-    n_layers, n_heads, _ = next(iter(measured.values())).shape
+    n_layers, n_heads, _ = next(iter(scores.values())).shape
     layer, head = (grid.ravel() for grid in np.meshgrid(np.arange(n_layers), np.arange(n_heads), indexing="ij"))
-    columns: dict[str, np.ndarray] = {"layer": layer, "head": head, "kv_head": head // (n_heads // n_kv_heads)}
-    for name, values in measured.items():
+    group = kind.side.config.n_heads // kind.side.config.n_kv_heads
+    columns: dict[str, np.ndarray | str] = {"attention": kind.key, "layer": layer, "head": head, "kv_head": head // group}
+    for name, values in scores.items():
         columns[name] = _mean(values).ravel()
-        if name in WITH_INTERVAL:
+        if name in WITH_INTERVAL[sees(kind)]:
             low, high = bootstrap_mean(values, seed=seed)
             columns |= {f"{name}_low": low.ravel(), f"{name}_high": high.ravel()}
     return pd.DataFrame(columns)
 
 
-def patterns_of(
-    model: Transformer, tokens: Int[Tensor, "1 pos"], heads: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], Float[np.ndarray, "query key"]]:
-    """The patterns of some (layer, head) on one sequence."""
-    if not heads:
-        return {}
-    with record(model, sorted({f"blocks.{layer}.attn.pattern" for layer, _ in heads})) as activations:
-        model(tokens)
-    return {(layer, head): _numpy(activations[f"blocks.{layer}.attn.pattern"][0, head]) for layer, head in heads}
+def flagged(heads: pd.DataFrame, kind: AttentionKind) -> pd.DataFrame:
+    """The most extreme heads of one kind of attention; a head that is extreme twice stands once, with both reasons."""
+    heads, reasons = heads[heads["attention"] == kind.key], {}
+    roles = ROLES[sees(kind)]
+    if "previous_token" not in heads:
+        roles = {("previous_token_text" if column == "previous_token" else column): why for column, why in roles.items()}
+    for column, why in roles.items():
+        if column in heads and heads[column].notna().any():
+            row = heads.loc[heads[column].idxmax()]
+            reasons.setdefault((int(row["layer"]), int(row["head"])), []).append(f"{why} {row[column]:.2f}")
+    rows = [(kind.key, head_label(kind.key, *place), *place, "; ".join(why)) for place, why in reasons.items()]
+    return pd.DataFrame(rows, columns=["attention", "label", "layer", "head", "why"])
 
 
-def _run(
-    model: Transformer,
-    tokens: Tensor,
-    batch_size: int,
-    look: Callable[[int, Tensor, Tensor], Scores],
-    end: Callable[[State, Tensor], Tensor] | None = None,
-) -> tuple[dict[str, np.ndarray], float, float, np.ndarray | None]:
-    """`look` at every layer's patterns in turn, and at the `end` at the last state. Scores, the two gates, what `end` gave, by example."""
-    collected: list[list[dict[str, np.ndarray]]] = []  # batch, layer
-    row_sums, hidden, ends = [], [], []
-    for batch in tokens.split(batch_size):
-        state = model.start(batch)
-        collected.append([])
-        for layer in range(model.n_layers):
-            site = f"blocks.{layer}.attn.pattern"
-            with record(model, site) as activations:
-                state = model.step(state, layer)
-            pattern = activations[site]
-            row_sums.append(row_sum_error(pattern))
-            hidden.append(hidden_mass(pattern))
-            collected[-1].append({name: _numpy(score) for name, score in look(layer, pattern, batch).items()})
-        if end is not None:
-            ends.append(_numpy(end(state, batch)))
-    names = collected[0][0]
-    scores = {
-        name: np.stack([np.concatenate([batch[layer][name] for batch in collected]).T for layer in range(model.n_layers)]) for name in names
-    }
-    return scores, float(np.max(row_sums)), float(np.max(hidden)), np.concatenate(ends) if ends else None
+def missing(kind: AttentionKind, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """What is measured where there is no input: every score is missing."""
+    return {name: np.full((kind.side.config.n_layers, kind.side.config.n_heads, 0), np.nan) for name in names}
 
 
 def _mean(values: Float[np.ndarray, "... examples"]) -> Float[np.ndarray, "..."]:
@@ -203,7 +193,3 @@ def _mean(values: Float[np.ndarray, "... examples"]) -> Float[np.ndarray, "..."]
     there = ~np.isnan(values)
     total = np.where(there, values, 0.0).sum(-1)
     return np.divide(total, there.sum(-1), out=np.full(total.shape, np.nan), where=there.any(-1))
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().to("cpu", torch.float64).numpy()

@@ -116,6 +116,14 @@ def test_a_pattern_that_is_no_probability_fails() -> None:
     assert verdict.status == "fail" and "a row's sum from 1 is 0.5" in verdict.claim
 
 
+def test_a_pattern_that_is_wrong_on_one_of_the_inputs_fails() -> None:
+    for length in (24, 16):  # of the text, of the random tokens
+        model = tiny()
+        with intervene(model, Edit("blocks.1.attn.pattern", lambda pattern, n=length: (1.5 if pattern.shape[-1] == n else 1.0) * pattern)):
+            verdict = Attention(**SMALL).run(model, corpus_of()).verdict
+        assert verdict.status == "fail" and "a row's sum from 1 is 0.5" in verdict.claim
+
+
 def test_mass_on_later_tokens_fails() -> None:
     model = tiny()
     with intervene(model, Edit("blocks.1.attn.pattern", lambda pattern: torch.full_like(pattern, 1 / pattern.shape[-1]), heads=[2])):
@@ -207,7 +215,7 @@ def test_too_little_is_inconclusive(n_ctx: int, n_tokens: int, claim: str) -> No
 
 
 def test_special_tokens_are_not_drawn(trained) -> None:
-    from analyses._attention_scores import drawable, repeated_tokens
+    from analyses._attention_inputs import drawable, repeated_tokens
 
     ids = drawable(trained[0])
     assert not {0, 2, 3} & set(ids) and len(ids) == 1021
