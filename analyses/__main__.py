@@ -29,6 +29,8 @@ class Common:
 
     model: str | None = None
     """a name (see: prosect models), a folder, a .gguf file or a hub id; by default smollm2 where it is installed"""
+    adapter: Path | None = None
+    """folder of a LoRA adapter (peft's format) to merge into the weights"""
     text: Path | None = None
     """running text to analyse, UTF-8; by default the prose that suits the model"""
     prompts: Path | None = None
@@ -45,7 +47,7 @@ class Common:
     def request(self, analyses: dict[str, dict[str, Any]]) -> Request:
         """These options as a request."""
         return Request(
-            model=self.model or default_model(), device=self.device, dtype=self.dtype, analyses=analyses,
+            model=self.model or default_model(), adapter=None if self.adapter is None else str(self.adapter), device=self.device, dtype=self.dtype, analyses=analyses,
             text=None if self.text is None else str(self.text), prompts=None if self.prompts is None else str(self.prompts),
         )
 

@@ -1,31 +1,34 @@
 """How many floating-point operations is a forward pass, by the shape of the model?
 
 Convention: a multiplication and an addition are 2 operations; matrix products only (no norms, activations, softmax, rotation); batch 1; a
-forward pass (training takes about three times as many). Attention is counted twice: over all n² pairs of positions, as
-`torch.utils.flop_counter` does, and over the n(n+1)/2 pairs that a causal mask leaves, which a kernel may or may not use.
+forward pass (training takes about three times as many). Attention is counted twice: over all pairs of positions, as
+`torch.utils.flop_counter` does, and over the pairs that causality leaves, n(n+1)/2 of n², which a kernel may or may not use; a window of
+attention is not taken into account. In an encoder-decoder source and target have the same length n.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model import TransformerConfig
+from model import EncoderDecoderConfig, TransformerConfig
+
+Config = TransformerConfig | EncoderDecoderConfig
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one forward pass of `n` tokens that unembeds the last position."""
+    """Floating-point operations of one forward pass of `n` tokens that unembeds one position; `+` adds two stacks."""
 
     projections: int
-    """q, k, v and the output projection: 2·d_model·d_head·(2·n_heads + 2·n_kv_heads) per token and layer"""
+    """q, k, v and the output projection: 2·d_model·d_head·(2·n_heads + 2·n_kv_heads) per token and layer; cross-attention as much again"""
     mlp: int
     """2·d_model·d_mlp·2, gated ·3, per token and layer"""
     attention: int
-    """q kᵀ and pattern · v over all pairs: 2·2·n_heads·d_head·n² per layer"""
-    attention_causal: int
-    """the same over the n(n+1)/2 visible pairs"""
+    """q kᵀ and pattern · v over all pairs: 2·2·n_heads·d_head·n² per layer; cross-attention as much again"""
+    attention_visible: int
+    """the same over the pairs that causality leaves: n(n+1)/2 in a decoder's self-attention, all elsewhere"""
     unembedding: int
-    """2·d_model·d_vocab, once"""
+    """2·d_model·d_vocab, once; a masked-LM head's dense layer, 2·d_model², with it; 0 without a head"""
 
     @property
     def linear(self) -> int:
@@ -37,31 +40,48 @@ class Flops:
         """Everything, attention over all pairs."""
         return self.linear + self.attention + self.unembedding
 
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-def forward_flops(config: TransformerConfig, n: int) -> Flops:
-    """The operations of a forward pass of n tokens.
+
+def forward_flops(config: Config, n: int) -> Flops:
+    """The operations of a forward pass of n tokens; of n source and n target tokens where there are two stacks.
 
     >>> config = TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=32, d_vocab=10, n_ctx=5)
     >>> flops = forward_flops(config, 5)
     >>> flops.projections == 8 * 8**2 * 5, flops.mlp == 16 * 8**2 * 5, flops.attention == 4 * 8 * 5**2
     (True, True, True)
     """
+    if isinstance(config, EncoderDecoderConfig):
+        return forward_flops(config.encoder, n) + forward_flops(config.decoder, n) + _attention(config.decoder, n, visible=n * n)
+    hidden = config.d_model if config.head == "mlm" else 0
+    rest = Flops(
+        projections=0,
+        mlp=2 * config.d_model * config.d_mlp * (3 if config.gated else 2) * n * config.n_layers,
+        attention=0,
+        attention_visible=0,
+        unembedding=0 if config.head == "none" else 2 * config.d_model * (config.d_vocab + hidden),
+    )
+    return rest + _attention(config, n, visible=n * (n + 1) // 2 if config.causal else n * n)
+
+
+def _attention(config: TransformerConfig, n: int, *, visible: int) -> Flops:
+    """One attention in every block, self- or cross-attention: n queries, n keys."""
     heads, kv_heads = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     pair = 2 * 2 * heads * config.n_layers
-    return Flops(
-        projections=2 * config.d_model * (2 * heads + 2 * kv_heads) * n * config.n_layers,
-        mlp=2 * config.d_model * config.d_mlp * (3 if config.gated else 2) * n * config.n_layers,
-        attention=pair * n * n, attention_causal=pair * n * (n + 1) // 2,
-        unembedding=2 * config.d_model * config.d_vocab,
-    )
+    projections = 2 * config.d_model * (2 * heads + 2 * kv_heads) * n * config.n_layers
+    return Flops(projections=projections, mlp=0, attention=pair * n * n, attention_visible=pair * visible, unembedding=0)
 
 
-def flops_crossover(config: TransformerConfig, *, causal: bool) -> float:
-    """The length from which on attention takes more operations than projections and MLP: 6·d_model in the shape of the paper, 12·d_model if causal.
+def flops_crossover(config: Config, *, visible: bool) -> float:
+    """The length from which on attention takes more operations than projections and MLP: 6·d_model in the shape of the paper's decoder,
+    12·d_model over visible pairs.
 
     >>> config = TransformerConfig(n_layers=2, d_model=256, n_heads=4, d_head=64, d_mlp=1024, d_vocab=10, n_ctx=5)
-    >>> flops_crossover(config, causal=False) / 256, flops_crossover(config, causal=True) / 256
+    >>> flops_crossover(config, visible=False) / 256, flops_crossover(config, visible=True) / 256
     (6.0, 12.0)
     """
-    one = forward_flops(config, 1)
-    return one.linear / one.attention * (2 if causal else 1)
+    one, two = forward_flops(config, 1), forward_flops(config, 2)
+    if not visible:
+        return one.linear / one.attention
+    return one.linear / ((two.attention_visible - 2 * one.attention_visible) / 2)  # a·n² + b·n: what is left of 4a + 2b − 2(a + b)

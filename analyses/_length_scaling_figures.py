@@ -14,42 +14,47 @@ def draw(tables: Tables) -> tuple[Figure, ...]:
     """Every figure whose data are there."""
     drawn: list[Figure] = []
     if len(tables["loss"].frame):
-        drawn.append(_loss(tables["loss"].frame))
+        drawn.append(_loss(tables["loss"].frame, tables["model"].frame["loss_of"].iloc[0]))
     if len(tables["operations"].frame):
-        drawn.append(_operations(tables["operations"].frame))
+        drawn.append(_operations(tables["operations"].frame, tables["model"].frame["kind"].iloc[0]))
     if len(tables["time"].frame):
         drawn += [_time(tables["time"].frame, tables["fits"].frame), _memory(tables["memory"].frame, tables["fits"].frame)]
     return tuple(drawn)
 
 
-def _loss(loss: pd.DataFrame) -> Lines:
-    first, last, best = loss.iloc[min(1, len(loss) - 1)], loss.iloc[-1], loss.loc[loss["loss"].idxmin()]
+def _loss(loss: pd.DataFrame, loss_of: str) -> Lines:
+    first, last, best = loss.iloc[min(1, max(len(loss) - 2, 0))], loss.iloc[-1], loss.loc[loss["loss"].idxmin()]
+    text = loss_of == "text"
+    start = "the first token alone, which may be an attention sink" if text else "the start token alone"
+    over = "chunks of text" if text else f"targets{', which the model wrote itself' if loss_of == 'own targets' else ''}"
+    most = f"Lowest after {int(best['first'])} to {int(best['last'])} tokens."
     return Lines(
         name="loss-by-context",
-        title=f"Loss by context: {first['loss']:.2f} nats after {int(first['first'])} to {int(first['last'])} tokens, {last['loss']:.2f} after {int(last['first'])} to {int(last['last'])}",
-        caption=f"Mean cross-entropy of the next token in bins of context length, at the shortest context of each bin; the first point is the first token alone, which may be an attention sink. Band: 95 % bootstrap interval over n = {int(first['n'])} chunks of text. Lowest after {int(best['first'])} to {int(best['last'])} tokens.",
+        title=f"Loss by {'context' if text else 'tokens of the target'}: {first['loss']:.2f} nats after {int(first['first'])} to {int(first['last'])} tokens, {last['loss']:.2f} after {int(last['first'])} to {int(last['last'])}",
+        caption=f"Mean cross-entropy of the next token in bins of context length, at the shortest context of each bin; the first point is {start}. Band: 95 % bootstrap interval over n = {int(loss['n'].iloc[0])} {over}. {most}",
         alt="; ".join(f"{int(row.first)}–{int(row.last)} tokens: {row.loss:.2f}" for row in loss.itertuples()) + " nats per token.",
         x=loss["first"].to_numpy(float),
         series={"": Series(y=loss["loss"].to_numpy(float), low=loss["low"].to_numpy(float), high=loss["high"].to_numpy(float))},
-        x_label="shortest context of the bin (tokens)",
+        x_label="shortest context of the bin (tokens)" if text else "fewest tokens of the target in the bin",
         y_label="loss (nats per token)",
         log_x=True,
         markers=True,
     )
 
 
-def _operations(operations: pd.DataFrame) -> Lines:
+def _operations(operations: pd.DataFrame, kind: str) -> Lines:
     last = operations.iloc[-1]
-    series = {
-        "total": "total",
-        "projections and MLP": "linear",
-        "attention, all pairs": "attention",
-        "attention, visible pairs": "attention_causal",
-    }
+    series = {"total": "total", "projections and MLP": "linear", "attention, all pairs": "attention"}
+    crossing = f"Attention over all pairs equals projections and MLP at {last['crossover']:.0f} tokens"
+    if kind != "encoder":
+        series["attention, visible pairs"] = "attention_visible"
+        crossing += f", over visible pairs at {last['crossover_visible']:.0f}"
+    each = " of source and of target each" if kind == "encoder-decoder" else ""
+    ending = ", unembedding at the last position only" if last["unembedding"] else ""
     return Lines(
         name="operations",
-        title=f"Operations: attention takes {last['share']:.0%} of {format_number(last['total'] / 1e9)} GFLOP at {int(last['length'])} tokens",
-        caption=f"Floating-point operations of one forward pass by formula, a multiply-add counted as 2, unembedding at the last position only. Attention over all pairs equals projections and MLP at {last['crossover']:.0f} tokens, over visible pairs at {last['crossover_causal']:.0f}. n = {len(operations)} lengths; exact, no error.",
+        title=f"Operations: attention takes {last['share']:.0%} of {format_number(last['total'] / 1e9)} GFLOP at {int(last['length'])} tokens{each}",
+        caption=f"Floating-point operations of one forward pass by formula, a multiply-add counted as 2{ending}. {crossing}. n = {len(operations)} lengths; exact, no error.",
         alt="; ".join(
             f"{int(row.length)} tokens: {format_number(row.total / 1e9)} GFLOP, {row.share:.1%} attention"
             for row in operations.itertuples()

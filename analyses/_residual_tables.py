@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 
 from analyses import _residual_measure as measured
-from analyses._contract import table
+from analyses._contract import Tables, table
 from reports import Table
+
+STACK = ("", "decoder or encoder")
+GATES = ["stack", "gate", "layer", "measured", "bound"]
 
 STATE, OVER, COUNT = (
     ("blocks", "how many blocks the stream has passed"),
@@ -15,14 +20,52 @@ STATE, OVER, COUNT = (
 )
 
 
+def by_stack(tables: Tables) -> dict[str, Tables]:
+    """The tables of every stack on its own, in the order in which they run; a stack has no table where it has no rows."""
+    names = tables["gates"].frame["stack"].unique()
+    return {name: {key: part for key, whole in tables.items() if _kept(key, part := _rows_of(whole, name))} for name in names}
+
+
+def _kept(key: str, part: Table) -> bool:
+    return key == "massive" or len(part.frame) > 0
+
+
+def _rows_of(whole: Table, stack: str) -> Table:
+    frame = whole.frame
+    return dataclasses.replace(whole, frame=frame[frame["stack"] == stack].reset_index(drop=True))
+
+
 def gates_table(frame: pd.DataFrame) -> Table:
+    """The identity that defines every block, and how far it is from it."""
     return table(
         frame,
-        "Is the stream the sum of its parts?",
-        gate=("", "identity"),
+        "Is the stream what defines it?",
+        stack=STACK,
+        gate=(
+            "",
+            "additivity: resid_post = resid_pre + additions; normed sum: every state = norm(state + addition); replacement: every state = addition",
+        ),
         layer=("", "block"),
-        measured=("1", "largest deviation over tokens, over the sum of the parts' norms"),
+        measured=("1", "largest deviation over tokens, over the sum of the parts' norms (normed sum: over the state's norm)"),
         bound=("1", "largest that rounding explains"),
+    )
+
+
+def stacks_table(frame: pd.DataFrame) -> Table:
+    """The choices of every stack, and how much was read."""
+    return table(
+        frame,
+        "What was read.",
+        stack=STACK,
+        n_layers=("blocks", "how many blocks the stack has"),
+        norms=(
+            "",
+            "where the norms of a block stand: before each addition is computed (pre), behind each sum (post), around (sandwich) or behind (output) each sub-layer",
+        ),
+        pinned=("", "whether a norm layer sets the norm of every state"),
+        head=("", "what reads the last state: lm the next token, mlm the masked token, none"),
+        n_texts=("texts", "how many texts"),
+        n_tokens=("tokens", "real tokens over all texts"),
     )
 
 
@@ -35,10 +78,12 @@ def _spread(name: str, unit: str, meaning: str) -> dict[str, tuple[str, str]]:
 
 
 def states_table(frame: pd.DataFrame) -> Table:
+    """Norms and shares of every state."""
     shares = {f"top_{k}": ("1", f"share of ‖x‖² in the {k} largest coordinates of a token, median over tokens") for k in measured.SHARES}
     return table(
         frame,
         "The residual stream after every block.",
+        stack=STACK,
         state=STATE,
         positions=OVER,
         n_tokens=COUNT,
@@ -50,23 +95,32 @@ def states_table(frame: pd.DataFrame) -> Table:
 
 
 def blocks_table(frame: pd.DataFrame) -> Table:
+    """Additions, cosine and influence of every block."""
+    added = {
+        **_spread("attn", "1", "‖attn_out‖/‖resid_pre‖"),
+        **_spread("cross", "1", "‖cross_attn_out‖/‖resid_mid‖"),
+        **_spread("mlp", "1", "‖mlp_out‖ over the norm of the stream that it is added to, resid_mid in a plain decoder"),
+    }
+    there = {name: what for name, what in added.items() if name in frame}
     return table(
         frame,
         "What every block adds.",
+        stack=STACK,
         layer=("", "block"),
         positions=OVER,
         n_tokens=COUNT,
-        **_spread("attn", "1", "‖attn_out‖/‖resid_pre‖"),
-        **_spread("mlp", "1", "‖mlp_out‖/‖resid_mid‖"),
+        **there,
         **_spread("cosine", "1", "cosine between resid_pre and resid_post"),
         influence=("1", "1 − mean cosine (ShortGPT)"),
     )
 
 
 def growth_table(frame: pd.DataFrame) -> Table:
+    """Fits of the norm over depth."""
     return table(
         frame,
-        "How the norm grows with depth, l ≥ 1.",
+        "How the norm grows with depth, l ≥ 1; no numbers where norm layers set it.",
+        stack=STACK,
         positions=OVER,
         rate=("1", "g of norm ~ g^l"),
         r2_exponential=("1", "R² of that in ln norm"),
@@ -78,9 +132,11 @@ def growth_table(frame: pd.DataFrame) -> Table:
 
 
 def massive_table(frame: pd.DataFrame, n_texts: int, n_states: int) -> Table:
+    """Massive activations by place."""
     return table(
         frame,
         f"Massive activations (Sun et al. 2024) in {n_texts} texts and {n_states} states.",
+        stack=STACK,
         position=("", "position in the text"),
         dimension=("", "coordinate of the stream"),
         first_state=STATE,
@@ -94,35 +150,68 @@ def massive_table(frame: pd.DataFrame, n_texts: int, n_states: int) -> Table:
 
 
 def lens_table(frame: pd.DataFrame) -> Table:
+    """Divergence and agreement of every state."""
     return table(
         frame,
         "The logit lens on text.",
+        stack=STACK,
         state=STATE,
         positions=OVER,
         n_tokens=COUNT,
         kl_mean=("nats", "mean KL(final ‖ lens)"),
         **_spread("kl", "nats", "KL(final ‖ lens)"),
-        agreement=("1", "share of tokens with the same most probable next token"),
+        agreement=("1", "share of positions with the same most probable token"),
     )
 
 
 def lens_example_table(frame: pd.DataFrame) -> Table:
+    """What every state of one text says."""
     return table(
         frame,
         "The logit lens on the example.",
+        stack=STACK,
         state=STATE,
         position=("", "position"),
         token=("", "the token there"),
-        top_token=("", "most probable next token"),
+        top_token=("", "most probable token"),
         probability=("1", "its probability"),
         kl=("nats", "KL(final ‖ lens)"),
     )
 
 
 def norms_table(frame: pd.DataFrame) -> Table:
-    words = {f"scale_{word}": ("1", f"{word} over tokens of what the norm divides by") for word in ("min", "median", "max")} | {
-        f"gain_{word}": ("1", f"{word} over coordinates of the gain") for word in ("min", "median", "max")
-    }
+    """Scale and gain of every norm layer."""
+    words = {
+        f"scale_{word}": ("1", f"{word} over tokens of what the norm divides by; none in a batch norm") for word in ("min", "median", "max")
+    } | {f"gain_{word}": ("1", f"{word} over coordinates of the gain") for word in ("min", "median", "max")}
+    layer = ("", "block; for ln_final the number of blocks, for ln_embed −1")
+    return table(frame, "The norm layers.", stack=STACK, norm=("", "norm layer"), layer=layer, positions=OVER, **words)
+
+
+def positions_table(frame: pd.DataFrame, n_texts: int) -> Table:
+    """The norm by position."""
     return table(
-        frame, "The norm layers.", norm=("", "norm layer"), layer=("", "block; for ln_final the number of blocks"), positions=OVER, **words
+        frame,
+        f"The norm by position, median over {n_texts} texts.",
+        stack=STACK,
+        state=STATE,
+        position=("", "position in the text, padding not counted"),
+        norm=("1", "L2 norm, median over texts"),
+        n_texts=("texts", "texts that are as long"),
+        n_sinks=("texts", "texts in which this is a sink position"),
+    )
+
+
+def pooled_table(frame: pd.DataFrame) -> Table:
+    """Pooled representations of stacks that no head reads."""
+    return table(
+        frame,
+        "When is the representation there? Final norm of every state, averaged over tokens.",
+        stack=STACK,
+        state=STATE,
+        positions=("", "averaged over all positions, or those that are no sink positions"),
+        n_texts=("texts", "texts"),
+        **_spread("cosine", "1", "its cosine to the final representation of its text"),
+        others_median=("1", "median cosine to the final representations of the other texts"),
+        nearest=("1", "share of texts whose own final representation is the nearest of all texts'"),
     )

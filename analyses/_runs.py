@@ -54,6 +54,7 @@ class Request:
     """What was asked for: which analyses with which parameters, of which model, on which text and prompts."""
 
     model: str
+    adapter: str | None = None
     device: str = "cpu"
     dtype: DType = "float32"
     text: str | None = None
@@ -86,7 +87,7 @@ def default_model() -> str:
 def load(request: Request) -> tuple[Model, Corpus]:
     """The model and the corpus of a request. Raises Mistake."""
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
-        model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype))
+        model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype), adapter=request.adapter)
     if not isinstance(model, Transformer | EncoderDecoder):
         raise Mistake(f"{request.model} is a {type(model).__name__}; the analyses take Transformers")
     _warm_up(model)

@@ -2,35 +2,33 @@
 
 The stream after every block is measured token by token on running text: its norm, the norm of what attention and MLP add,
 the cosine between successive states, the share of its largest coordinates, massive activations (Sun et al. 2024), the scale
-of every norm layer, and the next-token distribution that the final norm and unembedding read off it (logit lens,
-nostalgebraist 2020). Every statistic over positions is given for all of them and without the sink positions: the first token
-of a text, and those whose norm exceeds ten times the median of their text after any block. Assumes a pre-norm decoder.
+of every norm layer, and the distribution over tokens that the final norm and the head read off it (logit lens, nostalgebraist
+2020), or where there is no head how close its average is to the final one. Every statistic over positions is given for all of
+them and without the sink positions: the first token of a text, and those whose norm exceeds ten times the median of their
+text after any block. Padding never counts. Each stack of a model is measured on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from analyses import _residual_claims as said
 from analyses import _residual_figures as figures
-from analyses import _residual_measure as measured
+from analyses import _residual_frames as frames
+from analyses import _residual_inputs as read
+from analyses import _residual_lens as lens
 from analyses import _residual_tables as tables_of
-from analyses._contract import Analysis, Tables, table
+from analyses._anatomy import Inputs, Model, Side
+from analyses._contract import Analysis, Tables
 from analyses._corpus import Corpus
-from model import Transformer
-from reports import Evidence, Figure, Verdict
-
-SHORTEST = 4
-"""tokens: in a shorter text a median over positions says nothing"""
-PROMPT_TOKENS = 24
-"""the logit lens of the example shows at most this many tokens"""
+from analyses._residual_inputs import SHORTEST
+from analyses._residual_measure import Stream, measure_stream
+from reports import Figure, Table, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +39,16 @@ class ResidualStream(Analysis):
     title: ClassVar[str] = "Residual stream"
     question: ClassVar[str] = "How large is the residual stream, what does every block add, and when does it hold the answer?"
     method: ClassVar[str] = (
-        "The stream x_l after l blocks, token by token, on chunks of the running text. Additions: ‖attn_out‖/‖resid_pre‖, ‖mlp_out‖/‖resid_mid‖. Influence of a block: "
+        "The stream x_l after l blocks, token by token, on chunks of the running text; two stacks read sources and targets, padding never counts. Additions: ‖attn_out‖/‖resid_pre‖, ‖mlp_out‖/‖resid_mid‖, each over the state that it is added to. Influence of a block: "
         "1 − cos(x_l, x_{l+1}) (Men et al. 2024, ShortGPT). Growth: least squares of mean ln ‖x_l‖ on l, for l ≥ 1, against a power law and √l (Heimersheim & Turner 2023). "
         "Massive activations: |x| > 100 and at least 1000 times the median magnitude over all tokens and coordinates of the text after that block (Sun et al. 2024). "
         "Largest coordinates: the share of a token's ‖x‖² in its 1, 3 and 10 largest. Logit lens: softmax(W_U · ln_final(x_l)), compared with the final distribution by KL(final ‖ lens) "
-        "and by agreement of the top token. Sink positions: the first token, and those whose norm exceeds ten times the median of their text after any block. Bands: 5–95 % of tokens."
+        "and by agreement of the top token; a masked-LM head is read at masked tokens; where no head reads a stack, its states are averaged over tokens and compared with the final average by their cosine. Sink positions: the first token, and those whose norm exceeds ten times the median of their text after any block. Bands: 5–95 % of tokens."
     )
     limits: ClassVar[str] = (
         "A large norm is not a large effect: every block reads the stream through a norm. A large divergence of the logit lens in early layers is mostly a matter of basis, not of "
-        "missing knowledge: a tuned lens would tell them apart. Whether a massive activation matters is not shown here; only an intervention shows that. Nothing is prepended to the text."
+        "missing knowledge: a tuned lens would tell them apart. Whether a massive activation matters is not shown here; only an intervention shows that. Nothing is prepended to a decoder's text. "
+        "In a post-norm stack the norm of a state is what its norm layer makes it, and the lens reads states in the middle as if they were the last."
     )
     order: ClassVar[int] = 20
 
@@ -71,35 +70,16 @@ class ResidualStream(Analysis):
         if not self.sink_factor > 1:
             raise ValueError(f"sink_factor must be greater than 1, got {self.sink_factor}")
 
-    def measure(self, model: Transformer, corpus: Corpus) -> Tables:
-        n_chunks, length = self._size(model, corpus)
-        if length < SHORTEST:
-            return {"gates": tables_of.gates_table(pd.DataFrame(columns=["gate", "layer", "measured", "bound"]))}
-        tokens = corpus.chunks(n_chunks, length).to(model.device)
+    def measure(self, model: Model, corpus: Corpus) -> Tables:
+        inputs = read.read(model, corpus, self.n_chunks, self.length)
+        if inputs is None:
+            return {"gates": tables_of.gates_table(pd.DataFrame(columns=tables_of.GATES))}
         with torch.no_grad():
-            stream = measured.measure_stream(model, tokens, batch_size=self.batch_size, sink_factor=self.sink_factor)
-            chosen = slice(min(self.n_lens_chunks, n_chunks))
-            lens = measured.lens_frame(model, tokens[chosen], stream.sinks[chosen])
-            example = measured.lens_prompt_frame(model, _example(model, corpus))
-        states = measured.states_frame(stream)
-        return {
-            "gates": tables_of.gates_table(_gates(stream, model.dtype)),
-            "states": tables_of.states_table(states),
-            "blocks": tables_of.blocks_table(measured.blocks_frame(stream)),
-            "growth": tables_of.growth_table(measured.growth_frame(states)),
-            "massive": tables_of.massive_table(measured.massive_frame(stream), n_chunks, len(stream.norm)),
-            "lens": tables_of.lens_table(lens),
-            "lens_example": tables_of.lens_example_table(example),
-            "norms": tables_of.norms_table(measured.norms_frame(model, stream)),
-            "positions": table(
-                measured.positions_frame(stream),
-                f"The norm by position, median over {n_chunks} texts.",
-                state=tables_of.STATE,
-                position=("", "position in the text"),
-                norm=("1", "L2 norm, median over texts"),
-                n_sinks=("texts", "texts in which this is a sink position"),
-            ),
-        }
+            streams = [
+                (side, measure_stream(model, side, inputs, batch_size=self.batch_size, sink_factor=self.sink_factor))
+                for side in read.readable(model, inputs)
+            ]
+            return _stream_tables(model, streams) | self._lens_tables(model, corpus, inputs, streams)
 
     def judge(self, tables: Tables) -> Verdict:
         gates = tables["gates"].frame
@@ -108,31 +88,21 @@ class ResidualStream(Analysis):
                 status="inconclusive", claim=f"Nothing was measured: the text or the context holds fewer than {SHORTEST} tokens."
             )
         if gates.measured.isna().any():
-            layer = int(gates[gates.measured.isna()].layer.iloc[0])
-            return Verdict(status="fail", claim=f"The residual stream holds values that are not numbers, first after block {layer}.")
+            where = said.place(gates[gates.measured.isna()].iloc[0], tables)
+            return Verdict(status="fail", claim=f"The residual stream holds values that are not numbers, first after {where}.")
         worst = gates.loc[gates.measured.idxmax()]
-        evidence = (
-            Evidence(
-                name="‖resid_post − (resid_pre + attn_out + mlp_out)‖ over the sum of their norms",
-                measured=worst.measured,
-                unit="1",
-                threshold=worst.bound,
-                relation="<=",
-                where=f"block {worst.layer}",
-                source="definition of a pre-norm block; the bound is rounding",
-            ),
-        )
+        evidence = (said.gate(worst, tables),)
         if worst.measured > worst.bound:
             return Verdict(
                 status="fail",
-                claim=f"The residual stream is not the sum of its parts: block {worst.layer} is off by {worst.measured:.2g}, of which rounding explains {worst.bound:.0e}.",
+                claim=f"The residual stream is not {'the sum of its parts' if worst.gate == 'additivity' else 'what defines it'}: {said.place(worst, tables)} is off by {worst.measured:.2g}, of which rounding explains {worst.bound:.0e}.",
                 evidence=evidence,
             )
         massive = tables["massive"].frame
         return Verdict(
             status="pass" if massive.empty else "warn",
-            claim=f"{self._massive_claim(tables)} {self._course_claim(tables)}",
-            evidence=(*evidence, *self._described(tables)),
+            claim=said.claim(tables),
+            evidence=(*evidence, *said.evidence(tables)),
             why=""
             if massive.empty
             else "Statistics that include such a position describe one scalar, not the text; low-precision formats and ablation by zero change it most.",
@@ -141,113 +111,54 @@ class ResidualStream(Analysis):
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         return () if tables["gates"].frame.empty or tables["gates"].frame.measured.isna().any() else figures.draw(tables)
 
-    def notes(self, model: Transformer, corpus: Corpus) -> Mapping[str, str]:
-        n_chunks, length = self._size(model, corpus)
-        if length < SHORTEST:
-            return {"text": f"none: the text has {len(corpus.tokens)} tokens, the context holds {model.config.n_ctx}"}
-        shorter = (
-            f"; asked for {self.length}, but the context holds {model.config.n_ctx} and the text has {len(corpus.tokens)}"
-            if length < self.length
-            else ""
-        )
-        return {
-            "text": f"{n_chunks} chunks of {length} tokens, nothing prepended{shorter}",
-            "logit lens": f"the first {min(self.n_lens_chunks, n_chunks)} of these chunks",
-            "example": "".join(measured.texts(model, _example(model, corpus)[0])),
-        }
+    def notes(self, model: Model, corpus: Corpus) -> Mapping[str, str]:
+        inputs = read.read(model, corpus, self.n_chunks, self.length)
+        return read.notes(model, corpus, inputs, asked=self.length, n_lens=self.n_lens_chunks, seed=self.seed)
 
-    def _size(self, model: Transformer, corpus: Corpus) -> tuple[int, int]:
-        """How many chunks of how many tokens there are."""
-        length = min(self.length, model.config.n_ctx, len(corpus.tokens))
-        return min(self.n_chunks, len(corpus.tokens) // max(length, 1)), length
-
-    def _massive_claim(self, tables: Tables) -> str:
-        massive = tables["massive"].frame
-        if massive.empty:
-            return "No activation is massive."
-        top = massive.iloc[0]
-        more = f" (and {len(massive) - 1} more)" if len(massive) > 1 else ""
-        blocks = f"after {int(top.first_state)} to {int(top.last_state)} of {int(tables['states'].frame.state.max())} blocks"
-        return f"One scalar is massive: dimension {int(top.dimension)} at position {int(top.position)} is about {top.value_median:,.0f} {blocks}{more}."
-
-    def _course_claim(self, tables: Tables) -> str:
-        growth = _version(tables["growth"].frame).iloc[0]
-        lens = _version(tables["lens"].frame)
-        half = lens[lens.agreement >= 0.5].state.min()
-        grows = f"the norm changes by {growth.rate - 1:+.0%} per block and " if np.isfinite(growth.rate) else ""
-        return f"Away from the sink positions {grows}the logit lens names half of the answers after {int(half)} of {int(lens.state.max())} blocks."
-
-    def _described(self, tables: Tables) -> list[Evidence]:
-        """The numbers of the claim; none of them is held against a threshold but the definition of a massive activation."""
-        massive, blocks, lens = tables["massive"].frame, tables["blocks"].frame, _version(tables["lens"].frame)
-        sources = "Sun et al. 2024: |x| > 100 and at least 1000 × the median magnitude of its hidden state"
-        found = [
-            Evidence(
-                name="massive activation over the median magnitude",
-                measured=float(row.ratio),
-                unit="1",
-                threshold=1000.0,
-                relation="<",
-                source=sources,
-                where=f"dimension {row.dimension}, position {row.position}, in {row.n_texts} texts",
-            )
-            for row in massive.head(3).itertuples(index=False)
-        ]
-        growth = tables["growth"].frame
-        for row in growth[growth.positions != measured.SINKS].dropna(subset=["rate"]).itertuples(index=False):
-            found += [
-                Evidence(
-                    name=f"growth of the norm per block, positions: {row.positions}",
-                    measured=float(row.rate),
-                    unit="1",
-                    source="Heimersheim & Turner 2023 report 1.045 for GPT-2 XL",
-                ),
-                Evidence(name=f"R² of exponential growth, positions: {row.positions}", measured=float(row.r2_exponential), unit="1"),
-                Evidence(name=f"R² of a power law, positions: {row.positions}", measured=float(row.r2_power), unit="1"),
-            ]
-        without = _version(blocks).dropna(subset=["influence"])
-        for name, row in (
-            (("most", without.loc[without.influence.idxmax()]), ("least", without.loc[without.influence.idxmin()])) if len(without) else ()
-        ):
-            found.append(
-                Evidence(
-                    name=f"{name} influential block, 1 − cos(x_l, x_l+1)",
-                    measured=float(row.influence),
-                    unit="1",
-                    where=f"block {row.layer}",
-                )
-            )
-        middle = lens[lens.state == lens.state.max() // 2].dropna(subset=["kl_mean"])
-        return found + [
-            Evidence(
-                name="KL of the logit lens from the answer, half way",
-                measured=float(row.kl_mean),
-                unit="nats",
-                where=f"after {row.state} blocks",
-            )
-            for row in middle.itertuples(index=False)
-        ]
+    def _lens_tables(self, model: Model, corpus: Corpus, inputs: Inputs, streams: list[tuple[Side, Stream]]) -> dict[str, Table]:
+        """The logit lens where a head reads a stack, and how near the pooled states are to the final ones where none does."""
+        found: dict[str, Table] = {}
+        headless = [(side, stream) for side, stream in streams if side.config.head == "none"]
+        if headless:
+            found["pooled"] = tables_of.pooled_table(_joined(headless, lambda side, stream: frames.pooled_frame(stream)))
+        if not (headed := [(side, stream) for side, stream in streams if side.config.head != "none"]):
+            return found
+        few = tuple(None if part is None else part[: self.n_lens_chunks] for part in inputs)
+        few, chosen = read.lens_inputs(model, corpus, few, length=self.length, seed=self.seed)
+        shown = read.example(model, corpus, seed=self.seed)
+        answers = _joined(headed, lambda side, stream: lens.lens_frame(model, few, chosen, stream.sinks[: self.n_lens_chunks]))
+        example = _joined(headed, lambda side, stream: lens.lens_example_frame(model, shown))
+        return found | {"lens": tables_of.lens_table(answers), "lens_example": tables_of.lens_example_table(example)}
 
 
-def _version(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows without sink positions; all of them where nothing else is left."""
-    without = frame[frame.positions == measured.WITHOUT_SINKS]
-    return without if without.drop(columns="positions").notna().all(axis=1).any() else frame[frame.positions == measured.ALL]
+def _stream_tables(model: Model, streams: list[tuple[Side, Stream]]) -> dict[str, Table]:
+    """Everything that is summed up from the states alone."""
+    n_texts, n_states = len(streams[0][1].real), max(len(stream.norm) for _, stream in streams)
+    states = _joined(streams, lambda side, stream: frames.states_frame(stream))
+    growth = _joined(streams, lambda side, stream: frames.growth_frame(side, frames.states_frame(stream)))
+    blocks = _joined(streams, lambda side, stream: frames.blocks_frame(stream))
+    if not any(side.name == "decoder" for side, _ in streams):
+        blocks = blocks.drop(columns=[name for name in blocks if name.startswith("cross_")])
+    norms = _joined(streams, lambda side, stream: frames.norms_frame(model, side, stream))
+    found = {
+        "gates": tables_of.gates_table(_joined(streams, lambda side, stream: frames.gates_frame(side, stream, model.dtype))),
+        "stacks": tables_of.stacks_table(_joined(streams, lambda side, stream: frames.stack_frame(side, stream))),
+        "states": tables_of.states_table(states),
+        "blocks": tables_of.blocks_table(blocks),
+        "growth": tables_of.growth_table(growth),
+        "massive": tables_of.massive_table(_joined(streams, lambda side, stream: frames.massive_frame(stream)), n_texts, n_states),
+        "positions": tables_of.positions_table(_joined(streams, lambda side, stream: frames.positions_frame(stream)), n_texts),
+    }
+    return found | ({"norms": tables_of.norms_table(norms)} if "norm" in norms else {})
 
 
-def _example(model: Transformer, corpus: Corpus) -> Int[Tensor, "1 pos"]:
-    """The first prompt; where there is none, the beginning of the text."""
-    most = min(PROMPT_TOKENS, model.config.n_ctx)
-    if model.tokenizer is not None and corpus.prompts:
-        return model.tokenize([corpus.prompts[0].prompt])[0][:, :most]
-    return corpus.tokens[None, :most].to(model.device)
-
-
-def _gates(stream: measured.Stream, dtype: torch.dtype) -> pd.DataFrame:
-    """Two additions round by half a unit of the last place each."""
-    worst = stream.rounding.reshape(len(stream.rounding), -1).max(-1)
-    bound = max(1e-6, 4 * torch.finfo(dtype).eps)
-    return pd.DataFrame({"gate": "additivity", "layer": np.arange(len(worst)), "measured": worst, "bound": bound})
+def _joined(streams: list[tuple[Side, Stream]], frame_of: Callable[[Side, Stream], pd.DataFrame]) -> pd.DataFrame:
+    """The frames of all stacks below one another, with the stack in the first column."""
+    parts = [frame_of(side, stream) for side, stream in streams]
+    for (side, _), part in zip(streams, parts, strict=True):
+        part.insert(0, "stack", frames.stack_name(side))
+    filled = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(filled, ignore_index=True)
 
 
 ANALYSIS = ResidualStream

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.observable import Steppable
+from probes.record import record
 
 
 @dataclasses.dataclass(frozen=True)
 class LogitLens:
-    """The next-token distribution p_l read off the residual stream after l blocks, l = 0 … n_layers (the axis `state`).
+    """The distribution p_l over tokens read off the residual stream after l blocks, l = 0 … n_layers (the axis `state`).
 
     `kl` is KL(p_final ‖ p_l) in nats (Belrose et al. 2023), `top_token` the most probable token of p_l,
     `top_probability` its probability, `agrees` whether it is also the most probable of p_final.
@@ -32,9 +34,12 @@ class LogitLens:
 def logit_lens(model: Steppable, *inputs: Tensor | None) -> LogitLens:
     """The logit lens (nostalgebraist 2020) of every position; the last state is the model's own answer.
 
-    The model's states must be frozen dataclasses with a `resid`. One state's logits exist at a time, beside the final
-    ones. In early layers the streams are often written in another basis than the one that the unembedding reads: a
-    large divergence there does not show that the model knows nothing.
+    Of two stacks it reads the decoder's. The model's states must be frozen dataclasses with a `resid`, in a `decoder` where
+    there are two, and every block must begin with the site `resid_pre`. One state's logits exist at a time, beside the
+    final ones. In early layers the streams are often written in another basis than the one that the unembedding reads: a
+    large divergence there does not show that the model knows nothing. At padding the numbers mean nothing.
+
+    Raises ValueError for a model without a head: there is nothing to read the states with.
 
     >>> from model import Transformer, TransformerConfig
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -42,17 +47,27 @@ def logit_lens(model: Steppable, *inputs: Tensor | None) -> LogitLens:
     >>> lens.kl.shape, lens.kl[-1].tolist(), bool(lens.agrees[-1].all())
     (torch.Size([3, 1, 3]), [[0.0, 0.0, 0.0]], True)
     """
+    sites = model.sites()
+    if "logits" not in sites:
+        raise ValueError("the logit lens reads states through the model's head, but this model has no site 'logits'")
+    prefix = "decoder." if "decoder.blocks.0.resid_pre" in sites else ""
     with torch.no_grad():
-        state = model.start(*inputs)
-        streams = [state.resid]
-        for i in range(model.n_layers):
-            state = model.step(state, i)
-            streams.append(state.resid)
+        with record(model, f"{prefix}blocks.*.resid_pre") as streams:
+            state = model.start(*inputs)
+            for i in range(model.n_layers):
+                state = model.step(state, i)
         final = _logits(model.finish(state)).log_softmax(-1)
-        answers = [_compared(_logits(model.finish(dataclasses.replace(state, resid=resid))), final.exp(), final) for resid in streams[:-1]]
+        answers = [_compared(_logits(model.finish(_with_stream(state, resid))), final.exp(), final) for resid in streams.values()]
         best = final.max(-1)
         answers.append((torch.zeros_like(best.values), best.indices, best.values.exp()))
     return LogitLens(*(torch.stack(column) for column in zip(*answers, strict=True)))
+
+
+def _with_stream(state: Any, resid: Float[Tensor, "batch pos d_model"]) -> Any:
+    """The same state with another residual stream: the decoder's, where there are two stacks."""
+    if hasattr(state, "decoder"):
+        return dataclasses.replace(state, decoder=_with_stream(state.decoder, resid))
+    return dataclasses.replace(state, resid=resid)
 
 
 def _logits(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:

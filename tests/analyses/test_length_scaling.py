@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analyses._corpus import Corpus, load_corpus
 from analyses._flops import forward_flops
+from analyses._length_scaling_measure import forward_pass
 from analyses._live_memory import peak_bytes
 from analyses._loss_by_context import bins_of, differences_by_context, loss_by_context
 from analyses._scaling_fit import bootstrap_fits, fit_quadratic, percentile_interval
-from analyses.length_scaling import ANALYSIS, _forward
+from analyses.length_scaling import ANALYSIS
 from model import Transformer, TransformerConfig
 from probes import Edit, intervene
 from probes.metrics import token_losses
@@ -102,7 +103,7 @@ def test_operations_are_those_that_torch_counts(config: TransformerConfig) -> No
             FlopCounterMode(display=False) as counter,
             intervene(model, *(Edit(f"blocks.{i}.attn.pattern", lambda p: p) for i in range(config.n_layers))),
         ):
-            _forward(model, torch.zeros(1, n, dtype=torch.long))
+            forward_pass(model, (torch.zeros(1, n, dtype=torch.long),))
         assert counter.get_total_flops() == forward_flops(config, n).total
 
 
@@ -124,7 +125,7 @@ def test_memory_is_linear_with_the_fused_kernel_and_quadratic_with_patterns() ->
     def peaks() -> np.ndarray:
         return np.array(
             [
-                peak_bytes(lambda n=n: _forward(model, torch.zeros(1, int(n), dtype=torch.long)), CPU, list(model.parameters()))
+                peak_bytes(lambda n=n: forward_pass(model, (torch.zeros(1, int(n), dtype=torch.long),)), CPU, list(model.parameters()))
                 for n in lengths
             ],
             dtype=float,
