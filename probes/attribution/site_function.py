@@ -50,7 +50,7 @@ class SiteFunction:
         copies = len(values) // len(chosen)
         inputs = tuple(x if x is None else x[chosen].repeat(copies, *[1] * (x.dim() - 1)) for x in self.inputs)
         with intervene(self.model, Edit(self.site, lambda value: values)):
-            logits = _logits(self.model, inputs, self.readout.rows(chosen).repeat(copies))
+            logits = logits_read(self.model, inputs, self.readout.rows(chosen).repeat(copies))
         return torch.cat([self._measure(part, chosen) for part in logits.split(len(chosen))])
 
     def _measure(self, logits: Tensor, chosen: Int[Tensor, "rows"]) -> Tensor:
@@ -81,11 +81,11 @@ def site_function(model: Observable, inputs: tuple[Tensor, ...], metric: Metric,
         raise SiteError(f"attribution is to one site, {site!r} matches {len(names)}: {', '.join(names[:3])}, …")
     readout = metric.on(model, inputs)
     with torch.no_grad(), record(model, names) as activations:
-        clean = _logits(model, inputs, readout)
+        clean = logits_read(model, inputs, readout)
     return SiteFunction(model, inputs, names[0], activations[names[0]], clean, readout)
 
 
-def _logits(model: Observable, inputs: tuple[Tensor, ...], readout: Readout) -> Tensor:
+def logits_read(model: Observable, inputs: tuple[Tensor, ...], readout: Readout) -> Tensor:
     """The logits that are read, and where the model can do so, no others."""
     if not isinstance(model, Steppable):
         return readout.of(model(*inputs))
