@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/first
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: report test benchmark clean
+.PHONY: report test benchmark families clean
 
 report: $(VENV)/.core $(VENV)/.weights
 	@$(BIN)/prosect report --model smollm2 --out $(RUN)
@@ -15,6 +15,9 @@ test: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
 
 benchmark: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
 	@$(BIN)/python -m pytest -q -m benchmark tests/benchmarks $(ARGS)
+
+families: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
+	@$(BIN)/python -m tests.contracts.families
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "prosect needs Python 3.11 or newer, got " + sys.version.split()[0] + "; say which with: make report PYTHON=python3.11")'

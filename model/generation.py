@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.checkpoint import Model
 from model.encoder_decoder import EncoderDecoder
+from model.lstm import LSTMLanguageModel
 from model.prompt import Prompt, read_prompt
 from model.tokenizer import Tokenizer
 
@@ -91,8 +92,9 @@ def generate(
     returned; likelihoods are not corrected for length. Without the cache every token is computed again for each new one: slower,
     and the same.
 
-    Edits of the model act here too. Their positions are places in the padded sequence, the prompt and behind it the new
-    tokens: an edit at a place acts in the pass that computes it. The last new token is never read.
+    Edits and recordings of the model act here too. Positions are places in the padded sequence, the prompt and behind it the
+    new tokens; the last new token is never read. An edit at a place acts in the pass that computes it, and a recording holds
+    what one pass over the whole sequence would show.
 
     Raises ValueError for an encoder, a model without a head, inputs that the model cannot read or that leave no room for
     `n_new` tokens, a `stop` outside the vocabulary, sampling without a generator, and sampling with several beams.
@@ -109,10 +111,10 @@ def generate(
     """
     _check(model, n_new, n_beams, sampling, generator)
     writer = (model.target_tokenizer if isinstance(model, EncoderDecoder) else None) or model.tokenizer
-    prompt = read_prompt(model, inputs, n_new=n_new, writer=writer, use_cache=use_cache)
+    prompt = read_prompt(model, inputs, n_new=n_new, n_beams=n_beams, writer=writer, use_cache=use_cache)
     ends = _ends(model, stop, writer)
     pad = writer.pad_id or 0 if writer is not None else 0
-    search = _Search.start(prompt.repeat(n_beams))
+    search = _Search.start(prompt)
     for _ in range(n_new):
         logits = search.prompt.next_logits(model)  # rows d_vocab
         search = search.beams(logits, n_beams, ends, pad) if n_beams > 1 else search.one(logits, sampling, generator, ends, pad)
@@ -190,6 +192,8 @@ def _counts(number: object) -> bool:
 
 
 def _check(model: Model, n_new: int, n_beams: int, sampling: Greedy | Sampling, generator: torch.Generator | None) -> None:
+    if isinstance(model, LSTMLanguageModel):
+        raise ValueError("generate takes a Transformer or an EncoderDecoder, got an LSTMLanguageModel, which keeps no keys and values")
     if not isinstance(model, EncoderDecoder) and not model.config.causal:
         raise ValueError("generate needs a decoder, which predicts the next token, got an encoder (causal=False)")
     if model.unembed is None:

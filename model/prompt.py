@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,13 +60,12 @@ class Prompt:
         """Read what is new, or everything if there is no cache; the logits of the next token."""
         n_read = 0 if self.cache is None else self.cache.n_read
         tokens, mask = self.tokens[:, n_read:], self.mask[:, n_read:]
-        positions = (self.last - n_read).unsqueeze(1)  # rows 1
-        places = torch.arange(n_read, self.tokens.shape[1], device=tokens.device).unsqueeze(0)
-        with self.windows.at(places, self.last.unsqueeze(1)):
+        with self.windows.at(n_read):
             if isinstance(model, EncoderDecoder):
-                state = model.decode(self.states, self.source_mask, tokens, mask, self.cache)
-                return model.predict(self._through(model.decoder, state), positions)[:, 0]
-            return model.finish(self._through(model, model.start(tokens, mask, cache=self.cache)), positions)[:, 0]
+                state = self._through(model.decoder, model.decode(self.states, self.source_mask, tokens, mask, self.cache))
+                return self._at_last(lambda positions: model.predict(state, positions), n_read)
+            state = self._through(model, model.start(tokens, mask, cache=self.cache))
+            return self._at_last(lambda positions: model.finish(state, positions), n_read)
 
     @staticmethod
     def _through(stack: Stack, state: State) -> State:
@@ -74,11 +73,21 @@ class Prompt:
             state = stack.step(state, i)
         return state
 
+    def _at_last(self, finish: Callable[[Tensor | None], Tensor], n_read: int) -> Float[Tensor, "rows d_vocab"]:
+        """What `finish` gives at each row's last real token; it computes the other places only if somebody observes them."""
+        positions = (self.last - n_read).unsqueeze(1)  # rows 1
+        if not self.windows.reads_end:
+            return finish(positions)[:, 0]
+        logits = finish(None)  # rows pos d_vocab
+        return logits[torch.arange(len(logits), device=logits.device), positions[:, 0]]
+
 
 def read_prompt(
-    model: Model, inputs: Tensor | tuple[Tensor, ...] | Sequence[str], *, n_new: int, writer: Tokenizer | None, use_cache: bool
+    model: Model, inputs: Tensor | tuple[Tensor, ...] | Sequence[str], *, n_new: int, n_beams: int, writer: Tokenizer | None,
+    use_cache: bool,
 ) -> Prompt:
-    """The prompt that `inputs` (texts, or what the model is called with) make; the encoder of an encoder-decoder is run.
+    """The prompt that `inputs` (texts, or what the model is called with) make, each row `n_beams` times; the encoder of an
+    encoder-decoder is run.
 
     Raises ValueError for inputs that the model cannot read, a prompt without a real token, and one that leaves no room for
     `n_new` tokens, of which the last is never read.
@@ -102,13 +111,13 @@ def read_prompt(
     mask = torch.ones_like(tokens, dtype=torch.bool) if real is None else real
     _check_room(mask, n_new, config.n_ctx)
     places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    windows = Windows.of(model, tokens.shape[1] + n_new - 1)
-    prompt = Prompt(tokens.long(), mask, places.masked_fill(~mask, -1).amax(1), windows, KeyValueCache() if use_cache else None)
-    if not two_stacks:
-        return prompt
-    if len(source) != len(tokens):
+    if two_stacks and len(source) != len(tokens):
         raise ValueError(f"source and target must have the same number of examples, got {len(source)} and {len(tokens)}")
-    return replace(prompt, states=model.encode(source, source_mask), source_mask=source_mask)
+    states = model.encode(source, source_mask) if two_stacks else None
+    n_source = 0 if states is None else states.shape[1]
+    windows = Windows.of(model, tokens.shape[1] + n_new - 1, n_source=n_source, n_beams=n_beams)
+    last = places.masked_fill(~mask, -1).amax(1)
+    return Prompt(tokens.long(), mask, last, windows, KeyValueCache() if use_cache else None, states, source_mask).repeat(n_beams)
 
 
 def _check_room(mask: Bool[Tensor, "batch pos"], n_new: int, n_ctx: int) -> None:

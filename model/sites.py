@@ -15,10 +15,12 @@ Axes, spelled out once:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
-from jaxtyping import Int
+import torch
 from torch import Tensor, nn
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -54,12 +56,32 @@ AXES: dict[str, tuple[str, ...]] = {
 Tap = Callable[[Tensor], Tensor | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Window:
-    """The part of a longer sequence that a pass computes (generation): the place of each position among `size`."""
+    """The part of a longer sequence that a pass computes (generation): the places from `first` on, among `size`.
 
-    places: Int[Tensor, "rows pos"]
+    `run` is one and the same object for all passes that write one text. There are `n_beams` rows for each example, which
+    change places between passes where there are several.
+    """
+
+    first: int
     size: int
+    run: object
+    n_beams: int = 1
+
+
+def _tapped(site: Site, value: Tensor) -> Tensor:
+    for change in tuple(site._edits.values()):
+        value = change(value)
+    for look in tuple(site._watchers.values()):
+        look(value)
+    return value
+
+
+@cache
+def _untraced() -> Callable[[Site, Tensor], Tensor]:
+    """The same, run between two compiled parts: torch.compile would trace every tap, and compile anew for the next."""
+    return torch.compiler.disable(_tapped)
 
 
 class Site(nn.Module):
@@ -79,6 +101,8 @@ class Site(nn.Module):
     >>> remove(); site(torch.ones(1, 1, 1, 1)).item(), site.observed
     (1.0, False)
     """
+
+    _run = staticmethod(_tapped)
 
     def __init__(self, word: str, axes: tuple[str, ...] | None = None) -> None:
         super().__init__()
@@ -100,18 +124,20 @@ class Site(nn.Module):
         """Show `look` every value until the returned function is called."""
         return _add(self._watchers, look)
 
+    def __call__(self, value: Tensor) -> Tensor:
+        """The value after all edits. While nobody looks, torch's own call, which asks for hooks of every kind, is not made."""
+        return super().__call__(value) if self.observed else value
+
     def forward(self, value: Tensor) -> Tensor:
-        for change in tuple(self._edits.values()):
-            value = change(value)
-        for look in tuple(self._watchers.values()):
-            look(value)
-        return value
+        return self._run(self, value) if self._edits or self._watchers else value
 
     def extra_repr(self) -> str:
         return " ".join(self.axes)
 
 
 def _add(taps: dict[object, Tap], tap: Tap) -> Callable[[], None]:
+    if "torch._dynamo" in sys.modules:  # something may be compiled; importing it for that takes seconds
+        Site._run = staticmethod(_untraced())
     key = object()
     taps[key] = tap
     return lambda: taps.pop(key, None) and None

@@ -7,40 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
-
 from model.checkpoint import Model
 from model.sites import Site, Window
 
-OF_SOURCE = re.compile(r"^encoder\.|\.cross_attn\.(k|v|ln_k\.\w+)$")
-"""Sites whose positions are those of an encoder-decoder's source, which is read whole."""
+OF_SOURCE = re.compile(r"\.cross_attn\.(k|v|ln_k\.\w+)$")
+"""Sites of a decoder whose positions are those of an encoder-decoder's source, which every pass reads whole."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
-    """The observed sites of a model that compute every place of a pass (`body`), and those that compute only the last (`tail`)."""
+    """The observed sites of a decoder: those that compute the new places of a pass, and those that compute the source's."""
 
-    body: tuple[Site, ...]
-    tail: tuple[Site, ...]
+    written: tuple[Site, ...]
+    of_source: tuple[Site, ...]
     size: int
     """places of the padded prompt and of all new tokens but the last, which is never read"""
+    n_source: int
+    n_beams: int
+    reads_end: bool
+    """does somebody observe what follows the last block? Then it is computed at every place, else at the last alone"""
 
     @classmethod
-    def of(cls, model: Model, size: int) -> Windows:
-        """Of the sites that are observed now."""
-        sites = {name: site for name, site in model.sites().items() if site.observed and not OF_SOURCE.search(name)}
-        tail = {name for name in sites if model.step_of(name) == model.n_layers}
-        return cls(tuple(sites[name] for name in sites if name not in tail), tuple(sites[name] for name in tail), size)
+    def of(cls, model: Model, size: int, *, n_source: int = 0, n_beams: int = 1) -> Windows:
+        """Of the sites that are observed now. The encoder's are not among them: it runs once."""
+        sites = {name: site for name, site in model.sites().items() if site.observed and not name.startswith("encoder.")}
+        source = tuple(site for name, site in sites.items() if OF_SOURCE.search(name))
+        written = tuple(site for name, site in sites.items() if not OF_SOURCE.search(name))
+        reads_end = any(model.step_of(name) == model.n_layers for name in sites)
+        return cls(written, source, size, n_source, n_beams, reads_end)
 
     @contextmanager
-    def at(self, places: Int[Tensor, "rows pos"], last: Int[Tensor, "rows 1"]) -> Iterator[None]:
-        """Let the sites know that these places are computed, and in the end `last` only."""
-        for sites, seen in ((self.body, places), (self.tail, last)):
+    def at(self, first: int) -> Iterator[None]:
+        """Let the sites know that the places from `first` on are computed."""
+        for sites, start, size in ((self.written, first, self.size), (self.of_source, 0, self.n_source)):
             for site in sites:
-                site.window = Window(seen, self.size)
+                site.window = Window(first=start, size=size, run=self, n_beams=self.n_beams)
         try:
             yield
         finally:
-            for site in (*self.body, *self.tail):
+            for site in (*self.written, *self.of_source):
                 site.window = None

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.edits import Change, Edit, PureChange, ReferenceChange, selection
+from probes.edits import Change, Edit, PureChange, ReferenceChange, SpotChange, TensorChange, selection
 from probes.errors import SiteError, did_not_fire
 from probes.inputs import mask_at
 from probes.observable import Observable, find, select
+from probes.places import Spot, window_of
 from probes.record import record
 
 EditSet = Edit | tuple[Edit, ...]
@@ -27,19 +28,24 @@ class BoundEdit:
     edit: Edit
     site: str
     axes: tuple[str, ...]
-    change: Change
+    change: Change | SpotChange
     at: Any
     """the site, whose `window` says where in a longer sequence the value stands, if it has one"""
 
     def __call__(self, value: Tensor) -> Tensor:
-        pure = isinstance(self.edit.change, PureChange | ReferenceChange)
-        changed = self.change(value if pure else value.clone())
+        window = window_of(self.at)
+        chosen = selection(self.edit, self.axes, value, window)
+        if window is not None and chosen is not None and not bool(chosen.any()):
+            return value  # another pass computes the places that are edited
+        if isinstance(self.edit.change, ReferenceChange | TensorChange):
+            changed = self.change(Spot(value=value, axes=self.axes, window=window, chosen=chosen))
+        else:
+            changed = self.change(value if isinstance(self.edit.change, PureChange) else value.clone())
         if not isinstance(changed, Tensor):
             raise SiteError(f"the change of {self.site} must return a tensor, got {type(changed).__name__}")
         if changed.shape != value.shape:
             raise SiteError(f"the change of {self.site} must keep the shape {tuple(value.shape)}, got {tuple(changed.shape)}")
         changed = changed.to(value)
-        chosen = selection(self.edit, self.axes, value, getattr(self.at, "window", None))
         return changed if chosen is None else torch.where(chosen, changed, value)
 
 
@@ -70,9 +76,9 @@ def bind(model: Observable, edits: Iterable[Edit]) -> Callable[[Edit], list[Boun
     def bound(edit: Edit) -> list[BoundEdit]:
         return [BoundEdit(edit, name, sites[name].axes, change_at(edit.change, name), sites[name]) for name in names[id(edit)]]
 
-    def change_at(change: Change, name: str) -> Change:
+    def change_at(change: Change, name: str) -> Change | SpotChange:
         if not isinstance(change, ReferenceChange):
-            return change
+            return change.at if isinstance(change, TensorChange) else change
         values, masks = known[id(change)]
         return change.at(values[name], masks[name], sites[name].axes)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probes.errors import SiteError, UnknownSiteError, did_not_fire
 from probes.observable import Observable, canonical, select
+from probes.places import Joined, Parts, window_of
 
 
 class Activations(Mapping[str, Tensor]):
@@ -18,7 +19,7 @@ class Activations(Mapping[str, Tensor]):
     Raises UnknownSiteError for a name that was not recorded.
     """
 
-    def __init__(self, values: dict[str, Tensor]) -> None:
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
         self._values = values
 
     def __getitem__(self, name: str) -> Tensor:
@@ -40,33 +41,41 @@ class Activations(Mapping[str, Tensor]):
 
 @contextmanager
 def record(model: Observable, names: Iterable[str] | str, *, gradients: bool = False) -> Iterator[Activations]:
-    """Keep the values of the matching sites during one forward pass.
+    """Keep the values of the matching sites during one forward pass, or while one text is generated.
+
+    Of generation they hold all places that were read, the padded prompt and behind it the new tokens but the last, as one
+    forward pass over that sequence would show them; with or without a cache, each place as the pass had it that read it first.
 
     Values are detached copies: none shares memory with another or with the model. With `gradients=True` they stay in
     the graph instead: they are what the model goes on with, so that `torch.autograd.grad` with respect to them works.
     Values are those after all edits, whichever context was entered first.
 
-    Raises UnknownSiteError for a name that matches nothing, SiteError for a second forward pass inside the block, and
-    for a site that did not fire (unless the block itself raises).
+    Raises UnknownSiteError for a name that matches nothing, SiteError for a second forward pass or text inside the block, for
+    generation with several beams, and for a site that did not fire (unless the block itself raises).
 
-    >>> import torch; from model import Transformer, TransformerConfig
+    >>> import torch; from model import Transformer, TransformerConfig, generate
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
     >>> with record(model, "blocks.*.attn.pattern") as activations:
     ...     _ = model(torch.tensor([[1, 2, 3]]))
     >>> activations["blocks.1.attn.hook_pattern"].shape, list(activations)
     (torch.Size([1, 2, 3, 3]), ['blocks.0.attn.pattern', 'blocks.1.attn.pattern'])
+    >>> with record(model, "blocks.0.attn.pattern") as activations:
+    ...     _ = generate(model, torch.tensor([[1, 2, 3]]), n_new=3)
+    >>> activations["blocks.0.attn.pattern"].shape
+    torch.Size([1, 2, 5, 5])
     """
-    values: dict[str, Tensor] = {}
     sites = select(model, names)
+    kept = {name: Parts(name, site.axes) for name, site in sites.items()}
 
     def keep(name: str, value: Tensor) -> None:
-        _once(name, values)
-        values[name] = value.detach().clone()
+        kept[name].add(value.detach(), window_of(sites[name]))
 
     def keep_in_graph(name: str, value: Tensor) -> Tensor:
-        _once(name, values)
-        values[name] = _wanting_gradient(value)
-        return values[name]
+        if window_of(sites[name]) is not None:
+            raise SiteError(f"{name} is recorded with gradients, but generate computes none; record a forward pass over the finished text")
+        value = _wanting_gradient(value)
+        kept[name].hold(value)
+        return value
 
     with ExitStack() as taps:
         for name, site in sites.items():
@@ -74,8 +83,8 @@ def record(model: Observable, names: Iterable[str] | str, *, gradients: bool = F
                 taps.callback(site.edit(lambda value, name=name: keep_in_graph(name, value)))
             else:
                 taps.callback(site.watch(lambda value, name=name: keep(name, value)))
-        yield Activations(values)
-    if missing := [name for name in sites if name not in values]:
+        yield Activations(Joined(kept))
+    if missing := [name for name, parts in kept.items() if not parts.parts]:
         raise did_not_fire(missing)
 
 
@@ -115,11 +124,6 @@ def record_gradients(model: Observable, names: Iterable[str] | str) -> Iterator[
         yield Activations(values)
     if missing := [name for name in sites if name not in values]:
         raise SiteError(f"no gradient reached {missing[0]}: run backward inside the block, on a number that depends on it")
-
-
-def _once(name: str, values: Mapping[str, Tensor]) -> None:
-    if name in values:
-        raise SiteError(f"{name} fired a second time: one record holds one forward pass; open another record for the next")
 
 
 def _wanting_gradient(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-_LAYER = re.compile(r"(?:(?:encoder|decoder)\.)?(?:blocks\.\d+|[^.]+)")
+_LAYER = re.compile(r"(?:(?:encoder|decoder)\.)?(?:(?:blocks|layers)\.\d+|[^.]+)")
 
 
 def layer_of(parameter: str) -> str:

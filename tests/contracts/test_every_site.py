@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from model import EncoderDecoder, Transformer, TransformerConfig, load_model, wrap
 from model.sites import AXES
-from probes import Edit, intervene, record
+from probes import record
 from tests.conftest import FAMILIES, PADDING, example, hugging_face, read_mask, relative
+from tests.contracts.families import MOVED, moved_by_noise
 
 KINDS = [*FAMILIES, pytest.param("glasslm", id="glasslm")]
 Model = Transformer | EncoderDecoder
@@ -87,20 +88,11 @@ def test_fires_once_with_its_axes(model: Model, padding: str) -> None:
 @pytest.mark.parametrize("padding", PADDING)
 def test_edit_by_noise_moves_the_output(model: Model, padding: str) -> None:
     inputs = example(model, padding)
-    mask = read_mask(inputs)
     with torch.no_grad():
         clean = model(*inputs)
-        for name in model.sites():
-            generator = torch.Generator().manual_seed(0)
-
-            def noise(value: Tensor) -> Tensor:
-                spread = value[value.isfinite()].std()
-                return value + spread * torch.randn(value.shape, generator=generator)
-
-            with intervene(model, Edit(name, noise)):
-                edited = model(*inputs)
-            assert edited[mask].isfinite().all(), name
-            assert relative(edited[mask], clean[mask]) > 1e-3, name
+        moved = moved_by_noise(model, padding)
+        assert list(moved) == list(model.sites())
+        assert all(shift > MOVED for shift in moved.values()), {name: shift for name, shift in moved.items() if not shift > MOVED}
         assert torch.equal(model(*inputs), clean)
 
 

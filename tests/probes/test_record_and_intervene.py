@@ -75,7 +75,7 @@ def test_silence_is_an_error(model: Transformer, tokens: torch.Tensor) -> None:
     with pytest.raises(SiteError, match="blocks.0.attn.z did not fire"):
         with intervene(model, Edit("blocks.0.attn.z", zero())):
             pass
-    with pytest.raises(SiteError, match="embed fired a second time: one record holds one forward pass"):
+    with pytest.raises(SiteError, match="embed fired a second time: one record holds one forward pass, or one text"):
         with record(model, "embed"):
             model(tokens)
             model(tokens)
