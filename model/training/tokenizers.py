@@ -54,15 +54,32 @@ def train_wordpiece(texts: Iterable[str], d_vocab: int, *, lowercase: bool = Tru
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     if d_vocab <= len(specials):
         raise ValueError(f"d_vocab must hold more than the {len(specials)} tokens with a role, got {d_vocab}")
-    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    kept, normalizer = _texts(texts), normalizers.BertNormalizer(lowercase=lowercase)
+    vocab = _word_pieces(kept, d_vocab, specials, normalizer)
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.add_special_tokens(specials)
+    backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=d_vocab, special_tokens=specials, show_progress=False)
-    backend.train_from_iterator(_texts(texts), trainer)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)
     return _with_roles(backend, BERT_ROLES)
+
+
+def _word_pieces(texts: list[str], d_vocab: int, specials: list[str], normalizer: normalizers.Normalizer) -> dict[str, int]:
+    """Piece → id, the same in every process.
+
+    The library numbers the inner letters (##a) as its hash map yields them, in another order each time, and breaks ties between
+    pairs by number. So they are given to it first, in alphabetical order.
+    """
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    learner = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = normalizer, splitter
+    trainer = trainers.WordPieceTrainer(vocab_size=d_vocab, special_tokens=[*specials, *inner], show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    return learner.get_vocab()
 
 
 def train_characters(texts: Iterable[str]) -> Tokenizer:
