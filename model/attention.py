@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -52,7 +54,7 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "batch pos d_model"], context: Context) -> Float[Tensor, "batch pos d_model"]:
         if (known := context.attended.get((self.layer, self.cross))) is not None:
             return known
-        q = self.q(self._normed(self.W_Q(x), self.ln_q))  # batch pos head d_head
+        q = self.q(self.project(x, "q"))  # batch pos head d_head
         k, v = self._cross_keys(context) if self.cross else self.keys(x, context)  # batch key kv_head d_head
         if self.rotary is not None:
             q = self.rot_q(rotate(q, context.rotations[self.rotary], self.rotary))
@@ -60,6 +62,13 @@ class Attention(nn.Module):
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # batch head pos d_head
         z = self.z(self._mix(q, k, v, mask, context).transpose(1, 2))  # batch pos head d_head
         return self._project(z)
+
+    def project(self, x: Float[Tensor, "batch pos d_model"], word: Literal["q", "k", "v"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The value at `q`, `k` or `v` where the attention reads x."""
+        if word == "v":
+            return self.W_V(x)
+        make = self.W_Q if word == "q" or self.W_K is None else self.W_K
+        return self._normed(make(x), self.ln_q if word == "q" else self.ln_k)
 
     def _qk_norms(self, config: TransformerConfig) -> tuple[Norm | None, Norm | None]:
         if config.qk_norm == "none":
@@ -82,8 +91,7 @@ class Attention(nn.Module):
         return (k, v) if context.cache is None else context.cache.extend(self.layer, k, v)
 
     def _keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        make = self.W_K if self.W_K is not None else self.W_Q
-        return self.k(self._normed(make(x), self.ln_k)), self.v(self.W_V(x))  # both batch key kv_head d_head
+        return self.k(self.project(x, "k")), self.v(self.project(x, "v"))  # both batch key kv_head d_head
 
     def _cross_keys(self, context: Context) -> tuple[Tensor, Tensor]:
         """The encoder's keys and values, computed once where there is a cache."""
@@ -98,7 +106,11 @@ class Attention(nn.Module):
         """z: all at once where somebody looks at the pattern or the kernel needs no scores, else a few queries at a time."""
         if self.scores.observed or self.pattern.observed:
             return self._explicit(q, k, v, mask, context, EVERY)
-        self.pattern.show(lambda: self._rows(q, k, mask, context))
+        if self.pattern.watched_by_rows:
+            rows = self._rows(q, k, v, mask, context)
+            self.pattern.show(rows)
+            if (z := rows.z()) is not None:
+                return z.to(v.dtype)
         explicit = self.cap is not None or self.w_score is not None or self.shaw is not None  # the kernel does not know these
         biased = context.bias is not None and not self.cross
         if mask.plain and not biased and not explicit:
@@ -120,14 +132,20 @@ class Attention(nn.Module):
         else:  # a row of −inf has no softmax
             pattern = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
         pattern = self.pattern(pattern.to(v.dtype))
-        if self.pattern.observed or self.scores.observed:
-            self.pattern.show(lambda: self._written(pattern, mask))
-        pattern = F.dropout(pattern, self.dropout, self.training)
-        z = pattern @ v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # batch head query d_head
-        if self.shaw is not None:
-            distant = self.shaw.values(self.shaw.clipped(context.distances.rows(queries)))  # rows query key d_head
-            z = z + torch.einsum("bhqk,bqke->bhqe", pattern, distant.expand(z.shape[0], -1, -1, -1))
-        return z
+        if self.pattern.watched_by_rows:
+            self.pattern.show(self._written(pattern, mask))
+        return self._weighted(F.dropout(pattern, self.dropout, self.training), v, context, queries)
+
+    def _weighted(
+        self, pattern: Float[Tensor, "batch head query key"], v: Tensor, context: Context, queries: slice = EVERY, keys: slice = EVERY
+    ) -> Float[Tensor, "batch head query d_head"]:
+        """The values of some keys, weighted by some rows of a pattern."""
+        together = pattern.unflatten(1, (self.n_kv_heads, -1)).flatten(2, 3)  # batch kv_head head/kv_head·query key
+        z = (together @ v[:, :, keys]).view(*pattern.shape[:3], -1)
+        if self.shaw is None:
+            return z
+        distant = self.shaw.values(self.shaw.clipped(context.distances.rows(queries, keys))).to(z.dtype)  # rows query key d_head
+        return z + torch.einsum("bhqk,bqke->bhqe", pattern, distant.expand(z.shape[0], -1, -1, -1))
 
     def _score(
         self, q: Tensor, k: Tensor, context: Context, queries: slice = EVERY, keys: slice = EVERY
@@ -152,9 +170,17 @@ class Attention(nn.Module):
         vectors = self.w_score is not None or self.shaw is not None  # one for every key
         return len(k) * self.n_heads * k.shape[2] * (self.d_head if vectors else 1)
 
-    def _rows(self, q: Tensor, k: Tensor, mask: AttentionMask, context: Context) -> PatternRows:
-        q, k = (heads.detach().to(torch.promote_types(heads.dtype, torch.float32)) for heads in (q, k))
-        return PatternRows(lambda queries, keys: self._score(q, k, context, queries, keys).detach(), mask, self._entries_per_query(k))
+    def _rows(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, context: Context) -> PatternRows:
+        """The pattern by rows; they also give z where no gradient and no dropout is wanted."""
+        q, k, v = (heads.to(torch.promote_types(heads.dtype, torch.float32)).contiguous() for heads in (q, k, v))
+
+        def mix(pattern: Tensor, queries: slice, keys: slice) -> Tensor:
+            z = self._weighted(pattern, v, context, queries, keys)
+            return z if mask.blind is None else z.masked_fill(mask.blind[:, :, queries], 0.0)
+
+        ordinary = torch.is_grad_enabled() or (self.training and self.dropout > 0)
+        score = torch.no_grad()(lambda queries, keys: self._score(q, k, context, queries, keys))
+        return PatternRows(score, mask, self._entries_per_query(k), None if ordinary else mix)
 
     def _written(self, pattern: Float[Tensor, "batch head query key"], mask: AttentionMask) -> PatternRows:
         """The rows of a pattern that is there, perhaps edited: its logarithm takes the place of the scores."""

@@ -82,17 +82,27 @@ class Block(nn.Module):
         """Keys and values of the block's self-attention."""
         return self.attn.keys(self.ln1(resid, context.real) if self.place in ("pre", "sandwich") else resid, context)
 
+    def fed_forward(self, resid: Stream) -> Stream:
+        """What the feed-forward network adds where it reads this stream: the value at `mlp_out`."""
+        if not self.parallel:
+            return self._written("ln2", resid, self.mlp, self.mlp, None)
+        normed = (self.ln2 if hasattr(self, "ln2") else self.ln1)(resid)
+        return self.mlp(normed) if self.mlp.out is None else self.mlp.out(self.mlp(normed)) * self.factor
+
     def _sublayer(self, norm: str, x: Stream, f: Callable[[Stream], Stream], module: nn.Module, added: Site, context: Context) -> Stream:
         """One sub-layer and its sum, with the norms where the config puts them."""
-        y = getattr(self, norm)(x, context.real) if self.place in ("pre", "sandwich") else x
-        out = f(y) if module.out is None else module.out(f(y))
-        if self.place in ("sandwich", "output"):
-            out = getattr(self, f"{norm}_post")(out, context.real)
-        if self.factor != 1.0:
-            out = out * self.factor
+        out = self._written(norm, x, f, module, context.real)
         out = added(F.dropout(out, self.dropout, self.training))
         total = x + out if self.residual else out
         return getattr(self, norm)(total, context.real) if self.place == "post" else total
+
+    def _written(self, norm: str, x: Stream, f: Callable[[Stream], Stream], module: nn.Module, real: Tensor | None) -> Stream:
+        """What one sub-layer adds."""
+        y = getattr(self, norm)(x, real) if self.place in ("pre", "sandwich") else x
+        out = f(y) if module.out is None else module.out(f(y))
+        if self.place in ("sandwich", "output"):
+            out = getattr(self, f"{norm}_post")(out, real)
+        return out if self.factor == 1.0 else out * self.factor
 
     def _parallel(self, x: Stream, context: Context) -> Stream:
         normed = self.ln1(x, context.real)

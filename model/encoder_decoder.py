@@ -13,6 +13,7 @@ from model.config import EncoderDecoderConfig
 from model.context import CrossSource, KeyValueCache
 from model.head import LogitHead, read_out
 from model.masks import attention_mask
+from model.paths import Paths
 from model.places import pick
 from model.replay import Replay
 from model.sites import Site
@@ -125,6 +126,10 @@ class EncoderDecoder(nn.Module):
         """A clean pass in whose middle edited passes can start; with `keep` they need not compute again what the decoder reads of
         the encoder, nor the places before their edit. Nothing is `shared`: every target has its own source."""
         return Replay(self, inputs, keep=keep)
+
+    def paths(self) -> Paths:
+        """What each part reads of the residual stream, and what it adds to it."""
+        return Paths(self)
 
     def predict(
         self, state: State, positions: Int[Tensor, "batch read"] | None = None, *, tokens: Int[Tensor, "batch answers"] | None = None

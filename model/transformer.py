@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import TransformerConfig
 from model.context import KeyValueCache
 from model.head import LogitHead, read_out
+from model.paths import Paths
 from model.places import pick
 from model.replay import Replay
 from model.sites import Site
@@ -79,6 +80,10 @@ class Transformer(Stack):
         """A clean pass in whose middle edited passes can start; with `keep` they need not compute the places before their edit.
         The first `shared` tokens of all examples are the same, and are read once."""
         return Replay(self, inputs, keep=keep, shared=shared)
+
+    def paths(self) -> Paths:
+        """What each part reads of the residual stream, and what it adds to it."""
+        return Paths(self)
 
     @property
     def n_layers(self) -> int:

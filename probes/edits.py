@@ -82,6 +82,38 @@ class PureChange:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class TensorChange:
+    """A change that goes by a tensor which is broadcast to the value; of one that counts places, a part of the text takes its own."""
+
+    name: str
+    tensor: Tensor
+    combine: Callable[[Tensor, Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tensor, Tensor):
+            raise SiteError(f"{self.name.partition('(')[0]} takes a tensor, got {type(self.tensor).__name__}")
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return self.combine(value, self.tensor.to(value))
+
+    def at(self, spot: Spot) -> Tensor:
+        """The new value where it stands. Raises SiteError for a tensor that cannot be broadcast to the value."""
+        value, tensor, axis = spot.value, self.tensor, place_axis(spot.axes)
+        behind = value.dim() - axis if axis is not None else value.dim() + 1  # the place axis, counted from the end
+        if spot.window is not None and tensor.dim() >= behind and tensor.shape[-behind] == spot.window.size:
+            tensor = tensor.narrow(-behind, spot.window.first, value.shape[axis])
+        try:
+            tensor = tensor.to(value).expand_as(value)
+        except RuntimeError:
+            shape, wanted = tuple(self.tensor.shape), tuple(value.shape)
+            raise SiteError(f"{self.name} needs a tensor that can be broadcast to the value: it has shape {shape}, the value {wanted}") from None
+        return self.combine(value, tensor)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ReferenceChange:
     """A change that takes its values from other inputs, or from a recording.
 
@@ -117,8 +149,20 @@ def scale(factor: float) -> Change:
 
 
 def add(vector: Tensor) -> Change:
-    """The value plus a vector, broadcast over the leading axes (a steering vector on a residual stream)."""
-    return PureChange("add(vector)", lambda value: value + vector.to(value), pointwise=vector.dim() <= 1)
+    """The value plus a vector, broadcast over the leading axes (a steering vector on a residual stream).
+
+    Raises SiteError where it is no tensor and, when it is applied, where it cannot be broadcast to the value.
+    """
+    return TensorChange("add(vector)", vector, torch.add)
+
+
+def constant(tensor: Tensor) -> Change:
+    """A tensor instead of the value, broadcast over the leading axes. Raises SiteError as `add` does.
+
+    >>> Edit("blocks.0.attn.z", constant(torch.ones(16)), heads=[1])
+    Edit(site='blocks.0.attn.z', change=constant(tensor), heads=(1,), positions=None)
+    """
+    return TensorChange("constant(tensor)", tensor, lambda value, given: given)
 
 
 def mean(reference: Reference, *, mask: Bool[Tensor, "batch pos"] | None = None) -> Change:
@@ -136,6 +180,29 @@ def mean(reference: Reference, *, mask: Bool[Tensor, "batch pos"] | None = None)
         return lambda spot: average.to(spot.value).expand_as(spot.value)
 
     return ReferenceChange("mean(reference)", reference, mask, at)
+
+
+def positional_mean(reference: Reference, *, mask: Bool[Tensor, "batch pos"] | None = None) -> Change:
+    """The mean over the examples of a reference, of each position its own (Wang et al. 2023, mean ablation over one template).
+
+    It counts the examples whose token there is real; where there is none, all of them. The reference needs the length of
+    what is edited, and as many examples as you like. A site with query and key axes is averaged as by `mean`.
+    """
+
+    def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> SpotChange:
+        average = _mean_of_seen(values) if "pos" not in axes else _mean_of_real(values, mask)
+        return lambda spot: spot.of(average.expand(spot.n_examples, *average.shape[1:]), "positional_mean needs a reference of the same length")
+
+    return ReferenceChange("positional_mean(reference)", reference, mask, at)
+
+
+def _mean_of_real(values: Float[Tensor, "batch pos ..."], mask: Bool[Tensor, "batch pos"] | None) -> Float[Tensor, "1 pos ..."]:
+    """The mean over examples at each position, of those whose token there is real."""
+    if mask is None:
+        return values.mean(0, keepdim=True)
+    counted = mask | ~mask.any(0, keepdim=True)
+    weights = (counted / counted.sum(0, keepdim=True)).to(values).view(*counted.shape, *[1] * (values.dim() - 2))
+    return (values * weights).sum(0, keepdim=True)
 
 
 def _mean_of_seen(values: Float[Tensor, "batch head query key"]) -> Float[Tensor, "1 head query key"]:

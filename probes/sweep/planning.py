@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from probes.edits import Edit, PureChange, ReferenceChange
+from probes.edits import Edit, PureChange, ReferenceChange, TensorChange
 from probes.errors import SiteError
 from probes.inputs import OF_SOURCE
 from probes.intervene import EditSet, flatten
@@ -21,8 +21,9 @@ from probes.sweep.replays import ReplayLike, replay_of, shared_tokens
 BUDGET = 256 * 2**20
 STREAMS = 20
 """how many residual streams the inner values of a block take together, roughly"""
-WASTE = 1.25
-"""edits that begin at different places run together while that computes at most this many times the places that they need"""
+WASTE = 32
+"""edits that begin at different places run together while that computes at most so many tokens more than they need: a block reads
+all its weights for every run, which takes as long as to compute about so many tokens"""
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def planned(
     for block in sorted({one.block for one in plans}):
         for site in dict.fromkeys(one.heads_of for one in plans if one.block == block):
             here = sorted((one for one in plans if one.block == block and one.heads_of == site), key=lambda one: one.first)
-            runs += [_run(chunk, readout, replay) for chunk in _chunks(here, budget_bytes, per_copy, scores, max(places))]
+            runs += [_run(chunk, readout, replay) for chunk in _chunks(here, budget_bytes, per_copy, scores, len(batch[0]), max(places))]
     n_read = places[-1] if readout.positions is None else readout.positions.shape[1]
     keep = replay.keeps and any(run.first or replay.two_stacks for run in runs)
     read = 0 if readout.positions is None else int(readout.positions.min())
@@ -198,22 +199,23 @@ def _planned(
 
 def _first(edit: Edit, names: Sequence[str], sites: Mapping[str, SiteLike], n_places: int) -> int:
     """The first place that an edit changes, 0 where that cannot be said."""
-    by_place = isinstance(edit.change, ReferenceChange) or (isinstance(edit.change, PureChange) and edit.change.pointwise)
+    by_place = isinstance(edit.change, ReferenceChange | TensorChange) or (isinstance(edit.change, PureChange) and edit.change.pointwise)
     if edit.positions is None or not by_place or any(OF_SOURCE.search(name) or place_axis(sites[name].axes) is None for name in names):
         return 0
     flat = [p for row in edit.positions for p in (row if isinstance(row, tuple) else (row,))]
     return max(0, min((p % n_places if -n_places <= p < n_places else 0 for p in flat), default=0))
 
 
-def _chunks(plans: Sequence[Planned], budget_bytes: int, per_copy: int, scores: int, n_places: int) -> list[list[Planned]]:
+def _chunks(
+    plans: Sequence[Planned], budget_bytes: int, per_copy: int, scores: int, n_examples: int, n_places: int
+) -> list[list[Planned]]:
     """Neighbours that share a batch: few enough for the budget, and near enough in the place where they begin."""
     chunks: list[list[Planned]] = []
     for one in plans:
         chunk = chunks[-1] if chunks else []
         taken = sum(per_copy + scores * p.n_scores for p in [*chunk, one]) * (n_places - (chunk or [one])[0].first) // n_places
-        needed = sum(n_places - p.first for p in [*chunk, one])
-        wasteful = chunk and (len(chunk) + 1) * (n_places - chunk[0].first) > WASTE * needed
-        if not chunk or taken > budget_bytes or wasteful:
+        wasted = n_examples * sum(p.first - chunk[0].first for p in [*chunk, one]) if chunk else 0
+        if not chunk or taken > budget_bytes or wasted > WASTE:
             chunks.append([one])
         else:
             chunk.append(one)

@@ -195,7 +195,7 @@ def test_heads_and_positions(model: Transformer, tokens: torch.Tensor) -> None:
         (lambda: Edit("blocks.0.attn.z", lambda z: z[:, :4]), r"must keep the shape \(3, 9, 4, 6\), got \(3, 4, 4, 6\)"),
         (lambda: Edit("blocks.0.attn.z", lambda z: None), "must return a tensor, got NoneType"),
         (lambda: "blocks.0.attn.z", "expected an Edit or a tuple of them, got str"),
-        (lambda: Edit("blocks.0.resid_post", add(torch.ones(2, 3, 9, 24))), r"must keep the shape \(3, 9, 24\), got \(2, 3, 9, 24\)"),
+        (lambda: Edit("blocks.0.resid_post", add(torch.ones(2, 3, 9, 24))), r"add\(vector\) needs a tensor that can be broadcast .* \(2, 3, 9, 24\), the value \(3, 9, 24\)"),
         (lambda: Edit("blocks.0.attn.z", mean("text")), "a reference is tokens, .* got str"),
         (lambda: Edit("blocks.0.attn.z", patch(torch.zeros(3))), "patch takes recorded activations, got Tensor"),
     ],

@@ -14,6 +14,8 @@ from probes import (
     SiteError,
     ablate_heads,
     accuracy,
+    add,
+    constant,
     intervene,
     kl_divergence,
     log_probability,
@@ -21,8 +23,11 @@ from probes import (
     loss,
     loss_at,
     mean,
+    patch,
     plan,
+    positional_mean,
     probability,
+    record,
     resample,
     scale,
     sweep,
@@ -30,6 +35,7 @@ from probes import (
     zero,
 )
 from model.architectures import architectures
+from probes.edits import Change
 from tests.conftest import example, hugging_face
 
 FAMILIES = [(name, i) for name, family in architectures().items() for i in range(len(family.random_configs))]
@@ -66,9 +72,23 @@ CHANGES = {
     "zero": lambda inputs: zero(),
     "scale": lambda inputs: scale(1.5),
     "mean": lambda inputs: mean(inputs),
+    "positional mean": lambda inputs: positional_mean(inputs),
     "resample": lambda inputs: resample(inputs, torch.Generator().manual_seed(0)),
+    "patch": lambda inputs: patch(inputs),
+    "add": lambda inputs: add(inputs),
+    "constant": lambda inputs: constant(inputs),
     "own": lambda inputs: lambda x: x.flip(-1),
 }
+
+
+def change_of(kind: str, model: Transformer, inputs: tuple, name: str) -> Change:
+    """The change of one site; those that go by a tensor get one of the value's own size, so that every place has its own."""
+    if kind not in ("patch", "add", "constant"):
+        return CHANGES[kind](inputs)
+    other = tuple(x if x is None or x.dtype == torch.bool else x.flip(0) for x in inputs)
+    with torch.no_grad(), record(model, name) as recorded:
+        model(*other)
+    return CHANGES[kind]({name: recorded[name]} if kind == "patch" else recorded[name][0])
 
 
 @st.composite
@@ -79,14 +99,14 @@ def cases(draw):
 
     def edit() -> Edit:
         name = draw(st.sampled_from(names))
-        kind = draw(st.sampled_from([k for k in CHANGES if k != "own" or not name.endswith(("scores", "pattern"))]))
+        kind = draw(st.sampled_from([k for k in CHANGES if k not in ("own", "add") or not name.endswith(("scores", "pattern"))]))
         axes = model.sites()[name].axes
         config = model.config if isinstance(model, Transformer) else getattr(model.config, name.partition(".")[0], model.config.decoder)
         sizes = {"head": config.n_heads, "kv_head": config.n_kv_heads}
         axis = next((a for a in axes if a in sizes), None)
         heads = [draw(st.integers(0, sizes[axis] - 1))] if axis and draw(st.booleans()) else None
         positions = draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)) if draw(st.booleans()) else None
-        return Edit(name, CHANGES[kind](inputs), heads=heads, positions=positions)
+        return Edit(name, change_of(kind, model, inputs, name), heads=heads, positions=positions)
 
     if draw(st.integers(0, 3)) == 0:  # a grid, as patching makes it: many edits of one site, each at a place of its own
         name = draw(st.sampled_from([name for name in names if name.endswith(("resid_pre", "attn.z", "mlp_out", "attn.k"))]))
@@ -246,3 +266,12 @@ def test_the_metrics_are_what_they_say() -> None:
             loss_at(place).on(model, inputs)
     with pytest.raises(SiteError, match="cannot be resumed between blocks"):
         plan(Opaque(model), inputs, [edit], loss())
+
+
+@pytest.mark.parametrize(("n_examples", "copies"), [(1, [8]), (4, [4, 4]), (8, [3, 3, 2]), (40, [1] * 8)])
+def test_edits_at_different_places_run_together_while_that_wastes_few_tokens(n_examples: int, copies: list[int]) -> None:
+    """The k-th of a run that begins at place p computes k tokens of each example that it does not need: 32 in all are allowed."""
+    model = MODELS["llama"]
+    tokens = torch.ones(n_examples, 8, dtype=torch.long)
+    found = plan(model, (tokens,), [Edit("blocks.0.resid_pre", zero(), positions=[p]) for p in range(8)], logit_difference(3, 4))
+    assert [run.copies for run in found.runs] == copies
