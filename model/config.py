@@ -7,7 +7,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from model.choices import (
-    Activation, Dropout, Head, NormKind, NormPlace, Positions, QKNorm, Rotary, RotaryScaling, Score, Span, one_of,
+    Activation,
+    Dropout,
+    Head,
+    NormKind,
+    NormPlace,
+    Positions,
+    QKNorm,
+    Rotary,
+    RotaryScaling,
+    Score,
+    Span,
+    one_of,
 )
 
 

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from model.context import KeyValueCache
-from model.places import pick
 from model.sites import Site
 
 if TYPE_CHECKING:

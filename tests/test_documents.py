@@ -59,11 +59,11 @@ class SmallGPT(nn.Module):
 def test_readme_runs_as_it_stands() -> None:
     names: dict = {"gpt": SmallGPT()}
     found = blocks("README.md")
-    assert len(found) == 4
+    assert len(found) == 6
     for block in found:
         exec(compile(block, "README.md", "exec"), names)
     assert names["activations"]["blocks.1.attn.z"].shape == (1, 14, 4, 4)
-    assert len(names["table"]) == 270
+    assert len(names["table"]) == len(names["heads"]) == 270 and set(names["tables"]) == {"norms", "attention"}
 
 
 def test_adding_an_analysis_is_one_file(tmp_path: Path) -> None:

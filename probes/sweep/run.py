@@ -19,9 +19,17 @@ from tqdm.auto import tqdm
 
 from probes.edits import Change, Edit
 from probes.inputs import OF_SOURCE
-from probes.intervene import BoundEdit, EditSet, attached, bind, chain, flatten, intervene
+from probes.intervene import (
+    BoundEdit,
+    EditSet,
+    attached,
+    bind,
+    chain,
+    flatten,
+    intervene,
+)
 from probes.metrics import Metric, Readout
-from probes.observable import Observable, Steppable
+from probes.observable import Observable, SiteLike, Steppable
 from probes.sweep.planning import BUDGET, Plan, Run, as_sets, planned, repeated
 from probes.sweep.replays import ReplayLike, replay_of
 from probes.sweep.rows import rows_of
@@ -103,7 +111,7 @@ def _restarted(
     found.clean = readout.measure(logits, logits)
     found.block_steps = plan.n_examples * plan.n_layers + (plan.n_layers if plan.shared else 0)
     found.token_steps = plan.n_examples * sum(n - plan.shared for n in plan.places) + plan.shared * plan.n_layers
-    stepper = _Stepper(model, replay, plan, found, logits)
+    stepper = _Stepper(model, _Listed(model.sites(), model), replay, plan, found, logits)
     for run in plan.runs:
         stepper.advance(run.block)
         output = stepper.output(run, [[one for edit in sets[p.index] for one in bound(edit)] for p in run.plans], batch, readout)
@@ -113,10 +121,25 @@ def _restarted(
 
 
 @dataclass(frozen=True)
+class _Listed:
+    """A model whose sites were listed once, as that takes milliseconds where there are many modules."""
+
+    known: Mapping[str, SiteLike]
+    model: Steppable
+
+    def sites(self) -> Mapping[str, SiteLike]:
+        return self.known
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        return self.model(*inputs)
+
+
+@dataclass(frozen=True)
 class _Stepper:
     """Runs what is planned, and counts it."""
 
     model: Steppable
+    listed: _Listed
     replay: ReplayLike
     plan: Plan
     found: Measured
@@ -135,7 +158,7 @@ class _Stepper:
         if run.heads_of is not None:
             return self._onward(run, self._after_attention(run, edits), readout)
         changes = _stacked(edits, self.plan.n_examples)
-        with attached(self.model, changes), _window(self.model, changes, run.first, self.plan.places[-1]):
+        with attached(self.listed, changes), _window(self.listed, changes, run.first, self.plan.places[-1]):
             return self._onward(run, self._begun(run, batch), readout)
 
     def _begun(self, run: Run, batch: tuple) -> Any:
@@ -174,7 +197,7 @@ class _Stepper:
         if not self.replay.looked:
             self._count(1, run.block, self.plan.places[run.block] - self.plan.shared)
         z, changes = self.replay.look(run.heads_of), []
-        with _window(self.model, [run.heads_of], self.plan.shared, self.plan.places[-1]):
+        with _window(self.listed, [run.heads_of], self.plan.shared, self.plan.places[-1]):
             for parts in edits:
                 heads = tuple(sorted({h % z.shape[2] for part in parts for h in part.edit.heads}))
                 changes.append((heads, (chain(parts)(z) - z)[:, :, list(heads)]))
@@ -215,10 +238,10 @@ class _Window:
 
 
 @contextmanager
-def _window(model: Steppable, names: Iterable[str], first: int, size: int) -> Iterator[None]:
+def _window(model: _Listed, names: Iterable[str], first: int, size: int) -> Iterator[None]:
     """Let the edited sites know that they hold the places from `first` on."""
-    sites = model.sites()
-    chosen = [sites[name] for name in names if first and not OF_SOURCE.search(name)]
+    known = model.sites()
+    chosen = [known[name] for name in names if first and not OF_SOURCE.search(name)]
     window = _Window(first, size, object())
     for site in chosen:
         site.window = window

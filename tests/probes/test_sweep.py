@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Transformer, wrap
+from model.architectures import architectures
 from probes import (
     Edit,
     SiteError,
@@ -34,7 +35,6 @@ from probes import (
     total_variation,
     zero,
 )
-from model.architectures import architectures
 from probes.edits import Change
 from tests.conftest import example, hugging_face
 
