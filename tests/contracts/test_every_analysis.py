@@ -112,6 +112,6 @@ def test_small_odd_models(analysis: type[Analysis], positions: str, n_ctx: int) 
 def test_nothing_to_ask_about_is_inconclusive(analysis: type[Analysis], glasslm: Transformer) -> None:
     corpus = Corpus(text="", text_source="none", prompts=(), prompts_source="none", tokens=torch.zeros(0, dtype=torch.long))
     result = analysis().run(glasslm, corpus)
-    if analysis.name in ("residual-stream", "head-ablation", "attribution"):
+    if analysis.name in ("residual-stream", "head-ablation", "patching", "attribution"):
         assert result.verdict.status == "inconclusive"
     assert page([result], title="nothing")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import model.attention
+import model.mixing
 import model.masks
 import model.relative
 from model import Transformer
@@ -21,7 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From here on nothing is kept written out, and forty scores are in memory at once."""
 
     def shrink() -> None:
-        monkeypatch.setattr(model.attention, "AT_ONCE", 40)
+        monkeypatch.setattr(model.mixing, "AT_ONCE", 40)
         for module in (model.masks, model.relative):
             monkeypatch.setattr(module, "WHOLE", 40)
 
