@@ -47,7 +47,7 @@ def _plan(figure: Heatmap, rows: int, columns: int) -> _Plan:
     wide = columns > 24 or max(inside) * columns > _NARROW - left - _BESIDE
     room = (_WIDE if wide else _NARROW) - left - _BESIDE
     cell_width = min(96.0, room / columns)
-    cell_height = 26.0 if rows <= 10 else 15.0 if rows <= 40 else min(15.0, 640 / rows)
+    cell_height = max(26.0, min(40.0, 120 / rows)) if rows <= 10 else 15.0 if rows <= 40 else min(15.0, 640 / rows)
     longest = max(text_width(label) for label in lower)
     turned = longest + 8 > cell_width and longest > 3.5 * SMALL
     return _Plan(left, cell_width, cell_height, 36 + (longest if turned else 14), turned)
