@@ -58,6 +58,8 @@ ALIASES = (
     (re.compile(r"(^|\.)hook_attn_scores$"), r"\1scores"),
     (re.compile(r"(^|\.)hook_"), r"\1"),
     (re.compile(r"^(encoder|decoder)\.(\d+|\*)\."), r"\1.blocks.\2."),
+    (re.compile(r"^(encoder|decoder)_blocks\."), r"\1.blocks."),
+    (re.compile(r"\.self_attn\."), ".attn."),
 )
 """The TransformerLens spellings that are understood wherever a name is taken, each with ours."""
 
@@ -65,8 +67,8 @@ ALIASES = (
 def canonical(name: str) -> str:
     """Our spelling of a site's name.
 
-    >>> canonical("blocks.3.attn.hook_attn_scores"), canonical("decoder.1.hook_resid_pre")
-    ('blocks.3.attn.scores', 'decoder.blocks.1.resid_pre')
+    >>> canonical("blocks.3.attn.hook_attn_scores"), canonical("decoder.1.hook_resid_pre"), canonical("encoder_blocks.0.self_attn.hook_z")
+    ('blocks.3.attn.scores', 'decoder.blocks.1.resid_pre', 'encoder.blocks.0.attn.z')
     """
     for pattern, ours in ALIASES:
         name = pattern.sub(ours, name)
