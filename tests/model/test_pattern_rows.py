@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import model.mixing
 import model.masks
+import model.mixing
 import model.relative
 from model import Transformer
 from tests.conftest import PADDING, relative
