@@ -9,10 +9,9 @@ from torch import Tensor
 
 from model import EncoderDecoder, Transformer, TransformerConfig
 from model.stack import Stack
-from probes.inputs import mask_at, written
+from probes.inputs import Inputs, mask_at, written
 
 Model = Transformer | EncoderDecoder
-Inputs = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)

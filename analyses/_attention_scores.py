@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses._anatomy import AttentionKind, head_label
-from analyses._intervals import bootstrap_mean
+from probes.intervals import bootstrap_mean
 from probes.statistics import View
 from probes.statistics import attention_scores as score
 

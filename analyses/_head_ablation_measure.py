@@ -11,7 +11,6 @@ import torch
 from analyses._anatomy import Inputs, Model, kind_of
 from analyses._corpus import Prompt, tokenize_prompts
 from analyses._examples import Task
-from analyses._intervals import bootstrap_mean
 from analyses._rank_correlation import rank_correlation
 from analyses._sign_flip import family_wise_p
 from probes import (
@@ -27,6 +26,7 @@ from probes import (
     zero,
 )
 from probes.inputs import mask_at
+from probes.intervals import bootstrap_mean
 
 Ablation = Literal["zero", "mean", "resample"]
 TASK = "logit_difference"

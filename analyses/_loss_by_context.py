@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from analyses._anatomy import Inputs, Model
 from analyses._corpus import Corpus, CorpusError
 from analyses._examples import examples
-from analyses._intervals import bootstrap_mean
 from model import EncoderDecoder
 from probes.inputs import written
+from probes.intervals import bootstrap_mean
 from probes.metrics import token_losses
 
 POSITIONS_AT_ONCE = 256

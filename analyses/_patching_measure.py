@@ -114,7 +114,6 @@ def heads(model: Model, pairs: Pairs, direction: Direction, seed: int) -> pd.Dat
         "z",
         direction=direction,
         least_gap=0.0,
-        progress=True,
         grid=lambda values: [replace(edit, positions=places) for edit in patch_sites(model, values, "z")],
     )
     one = table[["edit", "site", "layer", "head"]].drop_duplicates()
@@ -162,7 +161,7 @@ def _map(model: Model, number: int, prompt: Prompt, direction: Direction, n_posi
     def grid(values: Mapping[str, Tensor]) -> list[Edit]:
         return [edit for name in values for edit in patch_sites(model, values, name, positions=_shown(model, name, pairs, n_positions))]
 
-    table = patching(model, pairs.clean, pairs.corrupt, pairs.metric, words, direction=direction, least_gap=0.0, progress=True, grid=grid)
+    table = patching(model, pairs.clean, pairs.corrupt, pairs.metric, words, direction=direction, least_gap=0.0, grid=grid)
     rows = []
     for row in table.itertuples():
         stack = row.site.partition(".")[0] if isinstance(model, EncoderDecoder) else ""

@@ -4,7 +4,7 @@ from probes.circuits import Edge, Node, edges_between, path_patch
 from probes.edits import Edit, add, constant, mean, patch, positional_mean, resample, scale, zero
 from probes.effects import check_gap, recovery, summarise
 from probes.errors import SiteError, UnknownSiteError
-from probes.estimates import FirstOrder, attribution_patching, recall, screen_then_verify
+from probes.estimates import FirstOrder, Screening, attribution_patching, recall, screen_then_verify
 from probes.extract import Extracted, extract, load_extracted
 from probes.intervene import intervene
 from probes.linear_probe import linear_probe
@@ -31,12 +31,12 @@ from probes.sweep import Plan, ablate_heads, cumulative_sweep, greedy_sweep, pat
 from probes.sweep.noise import NoiseFloor, mark_noise, noise_floor
 
 __all__ = [
-    "Activations", "Edge", "Edit", "Extracted", "FirstOrder", "Metric", "Node", "NoiseFloor", "Observable", "Observed",
-    "Plan", "Reading", "Readout", "SiteError", "SiteLike", "Steppable", "UnknownSiteError", "ablate_heads", "accuracy",
+    "Activations", "Edge", "Edit", "Extracted", "FirstOrder", "Metric", "Node", "NoiseFloor", "Observable", "Observed", "Plan",
+    "Reading", "Readout", "Screening", "SiteError", "SiteLike", "Steppable", "UnknownSiteError", "ablate_heads", "accuracy",
     "add", "attribution_patching", "canonical", "check_gap", "constant", "cumulative_sweep", "edges_between", "extract",
-    "greedy_sweep", "intervene", "kl_divergence", "linear_probe", "load_extracted", "log_probability", "logit_difference",
-    "loss", "loss_at", "mark_noise", "masked_loss", "mean", "noise_floor", "observe", "patch", "patch_sites", "patching",
-    "path_patch", "plan", "positional_mean", "probability", "read_stream", "recall", "record", "record_gradients",
-    "recovery", "representation_shift", "resample", "scale", "screen_then_verify", "select", "sets_of", "steer",
-    "steering_vectors", "stream", "summarise", "sweep", "total_variation", "zero",
+    "greedy_sweep", "intervene", "kl_divergence", "linear_probe", "load_extracted", "log_probability", "logit_difference", "loss",
+    "loss_at", "mark_noise", "masked_loss", "mean", "noise_floor", "observe", "patch", "patch_sites", "patching", "path_patch",
+    "plan", "positional_mean", "probability", "read_stream", "recall", "record", "record_gradients", "recovery",
+    "representation_shift", "resample", "scale", "screen_then_verify", "select", "sets_of", "steer", "steering_vectors", "stream",
+    "summarise", "sweep", "total_variation", "zero",
 ]

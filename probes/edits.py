@@ -71,8 +71,6 @@ class PureChange:
 
     name: str
     function: Change
-    pointwise: bool = True
-    """is the new value at a place a function of the value there alone?"""
 
     def __call__(self, value: Tensor) -> Tensor:
         return self.function(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -12,6 +13,7 @@ from model.checkpoint import Model
 from model.tokenizer import Tokenizer
 from model.training import CausalLM, Recipe, evaluate, train_characters
 from model.training.objectives import Batch
+from model.zoo._course import Course
 from model.zoo._prose import FILE, RandomWindows, bigram_loss, chunks, halves
 
 LENGTH = 128
@@ -25,6 +27,11 @@ METHOD = (
     "characters of the last tenth, the first character of each piece not counted; the bigram model counts pairs of characters in the "
     "first nine tenths (add 0.1)."
 )
+
+
+def course(build: Callable[[int], Model]) -> Course:
+    """What a network is taught, whatever it is."""
+    return Course(recipe=RECIPE, build=build, lessons=lessons, measure=measure, data=DATA, method=METHOD)
 
 
 @cache

@@ -9,7 +9,6 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from model.zoo import _characters
 from model.zoo._contract import ZooModel, read_shipped
-from model.zoo._course import Course
 
 
 def build(seed: int) -> Transformer:
@@ -32,19 +31,11 @@ def build(seed: int) -> Transformer:
     return model
 
 
-COURSE = Course(
-    recipe=_characters.RECIPE,
-    build=build,
-    lessons=_characters.lessons,
-    measure=_characters.measure,
-    data=_characters.DATA,
-    method=_characters.METHOD,
-)
 MODEL = ZooModel(
     name="chars",
     title="Chars (decoder of 3 layers × 4 heads, 0.62 M parameters, prose letter by letter)",
     licence="Apache-2.0",
     read=read_shipped,
     prompts=None,
-    course=COURSE,
+    course=_characters.course(build),
 )

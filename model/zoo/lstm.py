@@ -7,7 +7,6 @@ import torch
 from model.lstm import LSTMConfig, LSTMLanguageModel
 from model.zoo import _characters
 from model.zoo._contract import ZooModel, read_shipped
-from model.zoo._course import Course
 
 
 def build(seed: int) -> LSTMLanguageModel:
@@ -19,19 +18,11 @@ def build(seed: int) -> LSTMLanguageModel:
     return model
 
 
-COURSE = Course(
-    recipe=_characters.RECIPE,
-    build=build,
-    lessons=_characters.lessons,
-    measure=_characters.measure,
-    data=_characters.DATA,
-    method=_characters.METHOD,
-)
 MODEL = ZooModel(
     name="lstm",
     title="LSTM (2 recurrent layers, 0.62 M parameters, prose letter by letter; no attention: the baseline of chars)",
     licence="Apache-2.0",
     read=read_shipped,
     prompts=None,
-    course=COURSE,
+    course=_characters.course(build),
 )

@@ -2,6 +2,6 @@
 
 from probes.estimates.attribution_patching import attribution_patching
 from probes.estimates.first_order import FirstOrder
-from probes.estimates.screen import recall, screen_then_verify
+from probes.estimates.screen import Screening, recall, screen_then_verify
 
-__all__ = ["FirstOrder", "attribution_patching", "recall", "screen_then_verify"]
+__all__ = ["FirstOrder", "Screening", "attribution_patching", "recall", "screen_then_verify"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from math import comb
 from typing import Literal
 
@@ -29,20 +30,31 @@ CONFIDENCE = 0.95
 Screen = FirstOrder | Literal["bfloat16"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """How nodes are ranked, and how many are checked.
+
+    `by` is the estimate: a `FirstOrder`, or "bfloat16", the exact sweep of a copy of the model in that format, which takes half
+    its memory again, rounds, and is fast only where the processor computes in it. Exactly patched are the first `n_first` of
+    the ranking (None: k; with more, a wrong estimate among them does less harm) and `n_checked` of the others, drawn at
+    random. `by_position` makes a node of every place.
+    """
+
+    by: Screen = FirstOrder()
+    n_first: int | None = None
+    n_checked: int = 59
+    by_position: bool = False
+
+
 def screen_then_verify(
     model: Observable, clean: Inputs, corrupt: Inputs, metric: Metric, sites: Iterable[str] | str = "z", *, k: int,
-    generator: torch.Generator, n_first: int | None = None, n_checked: int = 59, by_position: bool = False, by: Screen = FirstOrder(),
+    generator: torch.Generator, screening: Screening = Screening(),
 ) -> pd.DataFrame:  # fmt: skip
     """The nodes with the largest estimated effects, patched exactly, and a bound on how many nodes were missed that belong to
     the k largest.
 
-    Ranked is the absolute mean over examples; the first `n_first` are patched (None: k; with more, a wrong estimate among them
-    does less harm). `by` is the estimate: a `FirstOrder`, or "bfloat16", the exact sweep of a copy of the model in that format,
-    which takes half its memory again, rounds, and is fast only where the processor computes in it.
-
-    Columns: `site`, `layer`, `head`, `position`, `rank` (1 is the largest estimate), `estimate`, `verified`, `exact` (NaN where
-    not verified); both are means over examples in the unit of the metric. Besides the first, `n_checked` of the others are
-    drawn at random and verified. `attrs`: `threshold`, the k-th largest |exact| among the first; `n_exceeding`, how many of the
+    Ranked is the absolute mean over examples. Columns: `site`, `layer`, `head`, `position`, `rank` (1 is the largest estimate), `estimate`, `verified`, `exact` (NaN where
+    not verified); both are means over examples in the unit of the metric. `attrs`: `threshold`, the k-th largest |exact| among the first; `n_exceeding`, how many of the
     random ones exceed it; `missed_at_most`, the share of the others that do, at most, at 95 % confidence. The bound assumes
     nothing about the effects: it inverts the hypergeometric distribution of the draw (the finite form of Clopper & Pearson
     1934). Where none exceeds it is no more than 1 − 0.05^(1/n_checked), which is 5 % for 59.
@@ -56,11 +68,12 @@ def screen_then_verify(
     >>> table["verified"].tolist(), table.attrs["missed_at_most"]
     ([True, True, True, True], 0.0)
     """
+    by, n_checked, by_position = screening.by, screening.n_checked, screening.by_position
     check_pairs(clean, corrupt)
     nodes = _patches(model, corrupt, named(sites, model.sites()), by_position)
     if not 1 <= k <= len(nodes):
         raise SiteError(f"k must be between 1 and the number of nodes, {len(nodes)}, got k={k}")
-    n_first = k if n_first is None else n_first
+    n_first = k if screening.n_first is None else screening.n_first
     if not k <= n_first <= len(nodes):
         raise SiteError(f"n_first must be between k and the number of nodes, got k={k}, n_first={n_first} and {len(nodes)} nodes")
     if n_checked < 0:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from probes.errors import SiteError
-from probes.inputs import mask_at, two_sequences, written
-
-Inputs = tuple[Tensor | None, ...]
+from probes.inputs import Inputs, mask_at, two_sequences, written
 
 
 def check_pairs(clean: Inputs, corrupt: Inputs) -> None:

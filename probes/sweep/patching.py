@@ -35,7 +35,6 @@ def patching(
     direction: Direction = "denoise",
     grid: Grid | None = None,
     least_gap: float = LEAST_GAP,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Activation patching between two inputs of the same length (Vig et al. 2020; Meng et al. 2022; Zhang & Nanda 2024).
 
@@ -70,7 +69,7 @@ def patching(
         of_run, of_source = readout.measure(own, own).double(), readout.measure(other, own).double()
     _check_gap(*((of_source, of_run) if direction == "denoise" else (of_run, of_source)), least_gap)
     edits = list(patch_sites(model, values, names) if grid is None else grid(values))
-    return _compared(sweep(model, run, edits, metric, progress=progress), of_source, direction)
+    return _compared(sweep(model, run, edits, metric, progress=True), of_source, direction)
 
 
 def _check_gap(clean: Tensor, corrupt: Tensor, least_gap: float) -> None:

@@ -199,7 +199,7 @@ def _planned(
 
 def _first(edit: Edit, names: Sequence[str], sites: Mapping[str, SiteLike], n_places: int) -> int:
     """The first place that an edit changes, 0 where that cannot be said."""
-    by_place = isinstance(edit.change, ReferenceChange | TensorChange) or (isinstance(edit.change, PureChange) and edit.change.pointwise)
+    by_place = isinstance(edit.change, PureChange | ReferenceChange | TensorChange)
     if edit.positions is None or not by_place or any(OF_SOURCE.search(name) or place_axis(sites[name].axes) is None for name in names):
         return 0
     flat = [p for row in edit.positions for p in (row if isinstance(row, tuple) else (row,))]

@@ -73,7 +73,7 @@ def test_smollm2_at_8192_tokens() -> None:
     print(f"\n8,192 tokens: forward {forward:.0f} s, {forward_gb:.2f} GB above the model; one more score product {product:.0f} s")
     print(f"entropy, first, distance, previous: {cheap:.0f} s = {cheap / base:.2f} × both, {cheap_gb:.2f} GB above the model")
     print(f"all statistics: {full:.0f} s = {full / base:.2f} × both, {full_gb:.2f} GB above the model")
-    assert cheap <= 2 * base and full <= 4 * base
+    assert cheap <= 1.5 * base and full <= 4 * base
     assert cheap_gb <= 1.5 and full_gb <= 1.5
 
 

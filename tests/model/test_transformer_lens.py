@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformer_lens.model_bridge import sources as lens
 
 from model import wrap
 from model.architectures import architectures
@@ -18,8 +19,6 @@ from model.bridge import Bridged
 from probes import Edit, ablate_heads, canonical, intervene, loss, mean, record, record_gradients, sweep, zero
 from probes.inputs import mask_at
 from tests.conftest import PADDING, example, hugging_face, read_mask, relative
-
-lens = pytest.importorskip("transformer_lens.model_bridge.sources", reason="TransformerLens is not installed")
 
 pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")  # TransformerLens says that it rounds otherwise then
 

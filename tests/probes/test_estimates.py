@@ -29,6 +29,7 @@ from probes import (
 )
 from probes.estimates import (
     FirstOrder,
+    Screening,
     attribution_patching,
     recall,
     screen_then_verify,
@@ -304,9 +305,9 @@ def test_mistakes() -> None:
     with pytest.raises(SiteError, match="between 1 and the number of nodes, .*, got k=0"):
         screen_then_verify(model, clean, corrupt, loss(), k=0, generator=generator)
     with pytest.raises(SiteError, match="got k=3, n_first=2 and "):
-        screen_then_verify(model, clean, corrupt, loss(), k=3, n_first=2, generator=generator)
+        screen_then_verify(model, clean, corrupt, loss(), k=3, generator=generator, screening=Screening(n_first=2))
     with pytest.raises(SiteError, match='by a FirstOrder or by "bfloat16", got .float16.'):
-        screen_then_verify(model, clean, corrupt, loss(), k=1, generator=generator, by="float16")
+        screen_then_verify(model, clean, corrupt, loss(), k=1, generator=generator, screening=Screening(by="float16"))
     table = screen_then_verify(model, clean, corrupt, loss(), k=1, generator=generator)
     truth = exact(model, clean, corrupt, loss(), attribution_patching(model, clean, corrupt, loss()))
     with pytest.raises(SiteError, match="2 are missing"):
@@ -330,7 +331,7 @@ def test_a_screen_finds_the_planted_head_and_bounds_the_rest(by) -> None:
     model, metric = planted_induction(sharpness=5.0), logit_difference(3, 11)
     clean, corrupt = swapped()
     sites = ["*attn.z", "*attn.k"]
-    table = screen_then_verify(model, clean, corrupt, metric, sites, k=3, n_checked=5, generator=torch.Generator().manual_seed(0), by=by)
+    table = screen_then_verify(model, clean, corrupt, metric, sites, k=3, generator=torch.Generator().manual_seed(0), screening=Screening(n_checked=5, by=by))
     estimates = attribution_patching(model, clean, corrupt, metric, sites)
     truth = exact(model, clean, corrupt, metric, estimates)
     means = truth.groupby("edit")["effect"].mean().to_numpy()
@@ -348,7 +349,7 @@ def test_a_screen_of_a_trained_model(glasslm) -> None:
     clean, corrupt = (glasslm.tokenize(text) for text in texts)
     metric = logit_difference(" she", " he")
     sites = ["*attn.z", "*mlp_out"]
-    table = screen_then_verify(glasslm, clean, corrupt, metric, sites, k=10, by_position=True, generator=torch.Generator().manual_seed(0))
+    table = screen_then_verify(glasslm, clean, corrupt, metric, sites, k=10, generator=torch.Generator().manual_seed(0), screening=Screening(by_position=True))
     truth = exact(glasslm, clean, corrupt, metric, attribution_patching(glasslm, clean, corrupt, metric, sites, by_position=True))
     assert recall(table, truth) >= 0.8
     others = table[table["rank"] > 10].merge(truth.rename(columns={"effect": "truth"}), on=["site", "head", "position"])
