@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probes.allocation import freed_memory_is_kept
 from probes.errors import SiteError, did_not_fire
 from probes.inputs import Inputs, sequence_at
 from probes.observable import Observable, Steppable
@@ -78,7 +79,7 @@ def read_stream(
     current = _named(statistics)
     groups = _groups(model, current)
     n_batches, n_examples, complete = 0, 0, True
-    with tqdm(batches, desc="stream", unit="batch", disable=None if progress else True, leave=False) as bar:
+    with freed_memory_is_kept(), tqdm(batches, desc="stream", unit="batch", disable=None if progress else True, leave=False) as bar:
         try:
             for batch in bar:
                 batch = batch if isinstance(batch, tuple) else tuple(batch) if isinstance(batch, list) else (batch,)

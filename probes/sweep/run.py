@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probes.allocation import freed_memory_is_kept
 from probes.edits import Change, Edit
 from probes.inputs import OF_SOURCE
 from probes.intervene import (
@@ -72,7 +73,7 @@ def sweep(
     sets = as_sets(edits)
     readout, found = metric.on(model, batch), Measured(edited=[None] * len(sets))
     complete = True
-    with torch.no_grad(), tqdm(total=len(sets), desc=f"sweep {metric.name}", disable=None if progress else True, leave=False) as bar:
+    with torch.no_grad(), freed_memory_is_kept(), tqdm(total=len(sets), desc=f"sweep {metric.name}", disable=None if progress else True, leave=False) as bar:
         try:
             run = _restarted if isinstance(model, Steppable) else _one_by_one
             run(model, batch, sets, readout, budget_bytes, found, bar)
