@@ -8,15 +8,8 @@ import torch
 from jaxtyping import Float
 
 from analyses._anatomy import Model, Side
-from analyses._residual_measure import (
-    ALL,
-    SHARES,
-    VERSIONS,
-    WITHOUT_SINKS,
-    Stream,
-    norm_names,
-    plain,
-)
+from analyses._residual_measure import ALL, VERSIONS, WITHOUT_SINKS, Stream, norm_names
+from analyses._residual_statistics import SHARES, plain
 from probes.statistics.residual_norms import Growth, fit_growth
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from analyses._anatomy import Inputs, Model, sides
 from analyses._residual_frames import spread
 from analyses._residual_inputs import EXAMPLE_TOKENS, words, writer
-from analyses._residual_measure import VERSIONS, over, plain, real_first, rows
+from analyses._residual_measure import VERSIONS, over, rows
+from analyses._residual_statistics import plain, real_first
 from probes.statistics.logit_lens import LogitLens, logit_lens
 
 

@@ -16,7 +16,8 @@ Axes, spelled out once:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -133,6 +134,28 @@ class Site(nn.Module):
 
     def extra_repr(self) -> str:
         return " ".join(self.axes)
+
+
+@contextmanager
+def unobserved(module: nn.Module) -> Iterator[None]:
+    """Inside, a part of a model can be computed once more without anybody seeing it, or changing it: its sites are mere identities.
+
+    >>> site = Site("embed"); remove = site.edit(lambda value: value + 1)
+    >>> with unobserved(site):
+    ...     site(torch.zeros(1, 1, 1)).item()
+    0.0
+    >>> site(torch.zeros(1, 1, 1)).item()
+    1.0
+    """
+    sites = [part for part in module.modules() if isinstance(part, Site)]
+    taps = [(site._edits, site._watchers) for site in sites]
+    for site in sites:
+        site._edits, site._watchers = {}, {}
+    try:
+        yield
+    finally:
+        for site, (edits, watchers) in zip(sites, taps, strict=True):
+            site._edits, site._watchers = edits, watchers
 
 
 def _add(taps: dict[object, Tap], tap: Tap) -> Callable[[], None]:
