@@ -1,0 +1,45 @@
+"""How are many small trainings run? Side by side in processes of one thread each, every one with its own seed, in the order asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each(job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """`job(*a)` for every a, in their order. The job is a function of a module: processes that run it import it.
+
+    Small networks gain nothing from threads, so that every process has one; a single job runs here.
+    """
+    if len(arguments) < 2 or CORES < 2:
+        return [_alone(job, a) for a in arguments]
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        return Parallel(n_jobs=min(CORES, len(arguments)))(delayed(_alone)(job, a) for a in arguments)
+
+
+def _alone(job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The job with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return job(*arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
+class CpuClock:
+    """CPU seconds of this process since it was made."""
+
+    def __init__(self) -> None:
+        self.began = time.process_time()
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.process_time() - self.began

@@ -1,0 +1,52 @@
+"""Which popular answers hold? One line per question: what is said, how it stands, and the number that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from reports.result import Evidence, Result
+from reports.sections._anchors import anchors
+from reports.sections._section import Section
+
+STUDIED = ("confirmed", "refuted", "conditional", "unresolved", "gate failed")
+_TEMPLATE = """
+{% import "macros.html" as m with context %}
+<h2>Questions</h2>
+<p class="tally">{{ rows | length }} {{ "question" if rows | length == 1 else "questions" }}:
+{% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}</p>
+<div class="scroll" tabindex="0" role="group" aria-label="Table: questions">
+<table class="questions"><thead><tr><th scope="col">question</th><th scope="col">popular answer</th><th scope="col">verdict</th>
+<th scope="col">what decides</th></tr></thead>
+<tbody>
+{% for result, anchor, evidence in rows %}
+<tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") }}</td>
+<td>{{ m.badge(result.verdict.status) }}</td>
+<td class="words">{% if evidence %}{{ evidence.name }}: {{ evidence.measured | with_unit(evidence.unit) }} {{ evidence.where }}{% endif %}</td></tr>
+{% endfor %}
+</tbody></table></div>
+"""
+
+
+def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
+    placed = zip(results, anchors(results), strict=True)
+    rows = [(result, anchor, _deciding(result.verdict.evidence)) for result, anchor in placed if _is_study(result)]
+    found = [result.verdict.status for result, _, _ in rows]
+    tally = [(status, found.count(status)) for status in STUDIED if status in found]
+    return Markup(environment.from_string(_TEMPLATE).render(rows=rows, tally=tally))
+
+
+def _deciding(evidence: Sequence[Evidence]) -> Evidence | None:
+    """The first prediction, behind what was only required."""
+    predicted = [one for one in evidence if one.source != "required"]
+    return predicted[0] if predicted else None
+
+
+def _is_study(result: Result) -> bool:
+    return result.verdict.status in STUDIED
+
+
+SECTION = Section(name="questions", title="Questions", order=8, html=_html, filled=lambda results: any(map(_is_study, results)))
