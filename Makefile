@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 RUN ?= runs/first
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: report test benchmark families clean
+.PHONY: report test browser benchmark families clean
 
 report: $(VENV)/.core $(VENV)/.weights
 	@$(BIN)/prosect report --model smollm2 --out $(RUN)
 
 test: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# the tests of the page alone; a machine without chromium is told what to install
+browser: $(VENV)/.test
+	@PROSECT_REQUIRE_BROWSER=1 $(BIN)/python -m pytest -q tests/browser $(ARGS)
 
 benchmark: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights $(VENV)/.peers
 	@$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks $(ARGS)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from analyses._fail_on import FailOn, stopping
 from analyses._runs import (
     DType,
     Mistake,
@@ -19,6 +21,7 @@ from analyses._runs import (
     execute,
     mistakes,
 )
+from analyses._study_command import study
 
 Flat = tyro.conf.arg(name="")
 
@@ -43,6 +46,10 @@ class Common:
     """where to compute, as torch calls it: cpu, cuda, cuda:1, mps"""
     dtype: DType = "float32"
     """number format of weights and activations"""
+    fail_on: FailOn | None = None
+    """end with status 3 when a verdict is that bad or worse; an inconclusive one never is"""
+    baseline: Path | None = None
+    """an earlier run, its folder or its page: the report then says what has changed since"""
 
     def request(self, analyses: dict[str, dict[str, Any]]) -> Request:
         """These options as a request."""
@@ -91,37 +98,73 @@ def models() -> int:
     return 0
 
 
-def render(run: tyro.conf.Positional[Path]) -> int:
+def render(run: tyro.conf.Positional[Path], baseline: Path | None = None, figures: bool = False) -> int:
     """Write the report of a saved run again, without computing anything.
 
     Args:
         run: folder of the run
+        baseline: an earlier run, its folder or its page: the report says what has changed since, now and when it is written again
+        figures: also write every figure as SVG and PNG, and its numbers as CSV and Parquet, into ANALYSIS/figures
     """
-    from reports import StoreError
+    from analyses._baseline import set_baseline
+    from reports import StoreError, export_run
     from reports import render as render_page
 
     with mistakes(StoreError, OSError):
+        if baseline is not None:
+            set_baseline(run, baseline)
+        if figures:
+            export_run(run)
         sys.stdout.write(f"{render_page(run)}\n")
     return 0
 
 
-def verify(run: tyro.conf.Positional[Path]) -> int:
+def verify(run: tyro.conf.Positional[Path], model: str | None = None) -> int:
     """Run a saved run again and compare: ends with 0 if it agrees, 1 if it differs.
 
     Args:
-        run: folder of the run
+        run: folder of the run, or its report.html alone
+        model: where the weights are now, if the run names a place on another machine; they must be the same weights
     """
     from analyses._verify import verify as compare
 
-    compared, notes = compare(run)
-    for line in [*compared, *(f"note: {note}" for note in notes)]:
-        sys.stdout.write(f"{line}\n")
-    differs = any(one.outcome == "differs" for one in compared) or any(note.startswith("verdict") for note in notes)
-    sys.stdout.write("differs\n" if differs else "agrees\n")
-    return int(differs)
+    found = compare(run, model=model)
+    _say([*found.compared, *(f"note: {note}" for note in found.notes), "agrees" if found.agrees else "differs"])
+    return int(not found.agrees)
 
 
-VERBS = {"report": report, "run": run, "list": list_, "models": models, "render": render, "verify": verify}
+def diff(a: tyro.conf.Positional[Path], b: tyro.conf.Positional[Path], html: Path | None = None) -> int:
+    """Compare two saved runs without computing anything: ends with 0 if both asked and got the same, 1 if they differ.
+
+    Args:
+        a: folder of a run, or its report.html
+        b: the other one
+        html: write the comparison as a page, too
+    """
+    from analyses._diff import diff as compare
+    from analyses._diff import lines
+    from reports import StoreError, read_saved
+
+    with mistakes(StoreError, OSError, ValueError):  # the last where --html names a folder
+        first, second = read_saved(a), read_saved(b)
+        found = compare(first, second)
+        if html is not None:
+            from analyses._diff_page import write_diff_page
+
+            write_diff_page(first, second, found, html)
+    _say([f"A: {a} ({first.title})", f"B: {b} ({second.title})", *lines(found), "same" if found.same else "different"])
+    return int(not found.same)
+
+
+def _say(said: Iterable[object]) -> None:
+    """Lines on stdout; what a page made by others says cannot steer the terminal."""
+    from reports.text import visible_label
+
+    for line in said:
+        sys.stdout.write(f"{visible_label(str(line))}\n")
+
+
+VERBS = {"report": report, "run": run, "list": list_, "models": models, "render": render, "verify": verify, "diff": diff, "study": study}
 
 
 def run_named(name: str, arguments: list[str]) -> int:
@@ -143,13 +186,24 @@ def _execute(common: Common, analyses: dict[str, dict[str, Any]], *, name: str, 
     request = common.request(analyses)
     folder = common.out or Path("runs") / "-".join(filter(None, (Path(request.model).name, name)))
     title = f"{request.model}: {what}"
-    path = execute(request, folder, command=["prosect", *sys.argv[1:]], title=title, overwrite=common.overwrite)
+    path = execute(request, folder, command=["prosect", *sys.argv[1:]], title=title, overwrite=common.overwrite, baseline=common.baseline)
     sys.stdout.write(f"{path}\n")
-    return 0
+    return _gate(folder, common.fail_on)
+
+
+def _gate(folder: Path, fail_on: FailOn | None) -> int:
+    """3 where a verdict of the run is as bad as the user said, which is named on stderr; else 0."""
+    from reports import read_saved
+
+    found = stopping({one.name: one.verdict.status for one in read_saved(folder).analyses}, fail_on) if fail_on else []
+    if found:
+        sys.stderr.write(f"prosect: --fail-on {fail_on}: {', '.join(found)}\n")
+    return 3 if found else 0
 
 
 def main() -> int:
-    """The console script. Exit status: 0 done, 1 verify found a difference, 2 a mistake of the user's, 130 interrupted."""
+    """The console script. Exit status: 0 done, 1 verify or diff found a difference, 2 a mistake of the user's, 3 a verdict
+    that --fail-on names, 130 interrupted."""
     arguments = sys.argv[1:]
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"prosect: {message}\n")
     try:

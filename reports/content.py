@@ -24,13 +24,19 @@ def content_hash(results: Iterable[Result]) -> str:
     """
     digest = hashlib.sha256()
     for result in results:
-        tables = [[name, _cells(table, name)] for name, table in result.tables.items() if not table.measurement]
+        tables = [[name, cells(table, name)] for name, table in result.tables.items() if not table.measurement]
         parameters = encode(result.parameters, "parameters")
         digest.update(to_json([result.analysis, parameters, result.verdict.status, tables], indent=None).encode("ascii") + b"\n")
     return digest.hexdigest()
 
 
-def _cells(table: Table, name: str) -> list[Any]:
+def cells(table: Table, name: str) -> list[Any]:
+    """The cells of a table column by column, `[column, encoded values]`, with one missing value for all kinds of missing.
+
+    >>> from reports.result import Column
+    >>> cells(Table(frame=pd.DataFrame({"a": [1.0, None]}), columns={"a": Column(unit="1", meaning="m")}, caption="c"), "t")
+    [['a', [1.0, {'$float': 'nan'}]]]
+    """
     frame = table.frame
     columns = []
     for column in frame.columns:

@@ -9,12 +9,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.figures import AttentionMap, Bars, Figure, Heatmap, Histogram, Lines, TokenMap
+from reports.figures import (
+    KINDS,
+    AttentionMap,
+    Bars,
+    CircuitGraph,
+    Figure,
+    Heatmap,
+    Histogram,
+    LensGrid,
+    Lines,
+    TokenMap,
+    Waterfall,
+)
 
 
 @singledispatch
 def figure_data(figure: Figure) -> pd.DataFrame:
-    """The values of a figure in long form: one row per cell, point, bar, bin or token.
+    """The values of a figure in long form: one row per cell, point, bar, bin, token, choice, part, node or edge.
 
     Units stand in the figure (`unit`, `x_label`, `y_label`), not in the table. Missing values are NaN.
 
@@ -25,7 +37,7 @@ def figure_data(figure: Figure) -> pd.DataFrame:
     >>> figure_data(bars).to_dict("records")
     [{'label': 'full', 'value': 2.0}, {'label': 'ablated', 'value': 2.5}]
     """
-    raise TypeError(f"a figure must be one of Heatmap, Lines, Bars, Histogram, TokenMap, AttentionMap, got {type(figure).__name__}")
+    raise TypeError(f"a figure must be one of {', '.join(kind.__name__ for kind in KINDS)}, got {type(figure).__name__}")
 
 
 @figure_data.register
@@ -79,20 +91,54 @@ def _(figure: TokenMap) -> pd.DataFrame:
 
 @figure_data.register
 def _(figure: AttentionMap) -> pd.DataFrame:
-    queries, keys = len(figure.queries), len(figure.keys)
     columns = ["head", "query", "query_token", "key", "key_token", "value"]
+    shape = len(figure.queries), len(figure.keys)
+    query, key = np.tril_indices(shape[0]) if figure.sees == "causal" else (grid.ravel() for grid in np.indices(shape))  # what it may see
+    tokens = {"query_token": _texts(figure.queries)[query], "key_token": _texts(figure.keys)[key]}
     parts = [
-        _frame({
-            "head": _texts([head] * (queries * keys)),
-            "query": np.repeat(np.arange(queries), keys),
-            "query_token": np.repeat(_texts(figure.queries), keys),
-            "key": np.tile(np.arange(keys), queries),
-            "key_token": np.tile(_texts(figure.keys), queries),
-            "value": np.asarray(pattern, dtype=float).reshape(-1),
-        })
+        _frame({"head": _texts([head] * len(query)), "query": query, **tokens, "key": key, "value": np.asarray(pattern, dtype=float)[query, key]})[columns]
         for head, pattern in figure.patterns.items()
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+@figure_data.register
+def _(figure: LensGrid) -> pd.DataFrame:
+    layers, positions, k = np.shape(figure.probabilities)
+    data = {
+        "layer": np.repeat(_texts(figure.layers), positions * k),
+        "position": np.tile(np.repeat(np.arange(positions), k), layers),
+        "position_token": np.tile(np.repeat(_texts(figure.positions), k), layers),
+        "choice": np.tile(np.arange(1, k + 1), layers * positions),
+        "token": _texts(np.asarray(figure.tokens, dtype=object).reshape(-1)),
+        "probability": np.asarray(figure.probabilities, dtype=float).reshape(-1),
+    }
+    if figure.targets is not None:
+        data["target"] = np.tile(np.repeat(_texts(figure.targets), k), layers)
+        data["target_rank"] = np.repeat(np.asarray(figure.ranks, dtype=float).reshape(-1), k)
+    return _frame(data)
+
+
+@figure_data.register
+def _(figure: Waterfall) -> pd.DataFrame:
+    """The parts, and last the number that was measured."""
+    return _frame({
+        "group": _texts([*figure.groups, figure.total_label]),
+        "kind": _texts([*figure.kinds, "measured"]),
+        "value": np.append(np.asarray(figure.values, dtype=float), float(figure.total)),
+    })
+
+
+@figure_data.register
+def _(figure: CircuitGraph) -> pd.DataFrame:
+    """The nodes, which have no receiver, and then the edges."""
+    names = _texts(figure.nodes)
+    senders, receivers = (np.asarray(ends, dtype=int) for ends in (figure.senders, figure.receivers))
+    return _frame({
+        "sender": np.concatenate([names, names[senders]]),
+        "receiver": np.concatenate([_texts([""] * len(names)), names[receivers]]),
+        "value": np.concatenate([np.asarray(figure.values, dtype=float), np.asarray(figure.edge_values, dtype=float)]),
+    })
 
 
 def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -135,3 +135,8 @@ class Result:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"figures of one result need different names, got {', '.join(twice)} more than once")
+
+    def _repr_html_(self) -> str:
+        from reports.notebook import result_in_notebook
+
+        return result_in_notebook(self)

@@ -101,6 +101,16 @@ def load_result(folder: str | Path) -> Result:
         raise StoreError(f"{folder / 'result.json'} is not a whole result: {type(error).__name__}: {error}; run the analysis again") from error
 
 
+def saved_files(folder: str | Path) -> dict[str, str]:
+    """The files of a saved result, path below its folder → SHA-256, as `result.json` names them.
+
+    Raises:
+        StoreError: if there is no whole `result.json`, or it has another format.
+    """
+    data = _read_json(Path(folder) / "result.json", "result")
+    return {part["file"]: part["sha256"] for part in [*data["tables"], *data["figures"]] if "file" in part}
+
+
 def save_run(folder: str | Path, run: Mapping[str, Any]) -> Path:
     """Write `run.json`, a plain mapping, and return its path.
 

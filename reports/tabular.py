@@ -13,8 +13,12 @@ import pandas as pd
 from reports.result import Table
 from reports.text import format_number, visible_text
 
-ROWS_SHOWN = 20
-"""Rows of a table that the page shows; the CSV file has more."""
+LONGEST_CELL = 500
+"""Characters of a cell that the page shows."""
+ROWS_SHOWN = 6
+"""Rows of a table that the page shows at most; the CSV file has more."""
+CELLS_SHOWN = 36
+"""Cells of a table that the page shows: of a wide one fewer rows, though two at least. The others come out of the CSV file when asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +50,23 @@ class Shown:
 
 def rows_of(table: Table) -> Shown:
     """The head and the first rows of a table as text."""
-    frame = table.frame.head(ROWS_SHOWN)
+    frame = table.frame.head(min(ROWS_SHOWN, max(2, CELLS_SHOWN // max(1, len(table.frame.columns)))))
     columns = tuple(
         Head(name=str(name), unit=c.unit if c.unit != "1" else "", meaning=c.meaning, number=pd.api.types.is_numeric_dtype(frame[name].dtype))
         for name, c in ((name, table.columns[name]) for name in frame.columns)
     )
-    cells = [[Cell(text=shown_value(value), number=head.number) for value in frame[head.name].tolist()] for head in columns]
+    cells = [[Cell(text=_cell_text(value), number=head.number) for value in frame[head.name].tolist()] for head in columns]
     return Shown(columns=columns, rows=tuple(zip(*cells, strict=True)), total=len(table.frame))
+
+
+def _cell_text(value: Any) -> str:
+    """As `shown_value`; of a very long text, a packed array for example, the beginning and its length.
+
+    >>> _cell_text("eNpj" * 250)[-24:]
+    'pjeNpj… 1,000 characters'
+    """
+    text = shown_value(value)
+    return text if len(text) <= LONGEST_CELL else f"{text[:60]}… {len(text):,} characters"
 
 
 def shown_value(value: Any) -> Any:
@@ -65,6 +79,8 @@ def shown_value(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         value = value.item()
+    if value is pd.NA:
+        return "NaN"
     if value is None or isinstance(value, (bool, int, float)):
         return format_number(value)
     if isinstance(value, (list, tuple)):

@@ -56,10 +56,11 @@ class SmallGPT(nn.Module):
         return x @ self.wte.weight.T
 
 
-def test_readme_runs_as_it_stands() -> None:
+def test_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict = {"gpt": SmallGPT()}
     found = blocks("README.md")
-    assert len(found) == 6
+    assert len(found) == 7
     for block in found:
         exec(compile(block, "README.md", "exec"), names)
     assert names["activations"]["blocks.1.attn.z"].shape == (1, 14, 4, 4)

@@ -15,12 +15,12 @@ from reports.drawing.canvas import (
     MUTED,
     RED,
     SMALL,
+    Picture,
     axes,
     every,
     labels_of,
     nothing_to_draw,
     numbers,
-    svg,
     text_width,
     write,
 )
@@ -30,8 +30,8 @@ from reports.text import format_number, visible_label
 _WIDTH, _MOST_LYING, _ROW = 520, 40, 22
 
 
-def picture(figure: Bars) -> str:
-    """The bars as SVG: lying up to 40 labels, upright above."""
+def picture(figure: Bars) -> Picture:
+    """The bars: lying up to 40 labels, upright above."""
     values = numbers(figure.values)
     if not np.isfinite(values).any():
         return nothing_to_draw(figure, f"nothing to draw: none of {values.size} bars has a value")
@@ -39,7 +39,7 @@ def picture(figure: Bars) -> str:
     return _lying(figure, values, missing) if values.size <= _MOST_LYING else _upright(figure, values, missing)
 
 
-def _lying(figure: Bars, values: np.ndarray, missing: int) -> str:
+def _lying(figure: Bars, values: np.ndarray, missing: int) -> Picture:
     labels = labels_of(figure.labels, 28)
     left = 14 + max(text_width(label) for label in labels)
     height = 10 + _ROW * values.size + 44
@@ -57,10 +57,10 @@ def _lying(figure: Bars, values: np.ndarray, missing: int) -> str:
         _value_axis(plot, figure, "x", low, high, filled)
         _write_values(plot, values, low, high)
 
-    return svg(figure, _WIDTH, height, paint)
+    return Picture(figure, _WIDTH, height, paint)
 
 
-def _upright(figure: Bars, values: np.ndarray, missing: int) -> str:
+def _upright(figure: Bars, values: np.ndarray, missing: int) -> Picture:
     labels = labels_of(figure.labels, 16)
     longest = max(text_width(label) for label in labels)
     width, left, plot_height = 940, 78, 240
@@ -81,7 +81,7 @@ def _upright(figure: Bars, values: np.ndarray, missing: int) -> str:
         if missing:
             write(canvas, left, height - 9, f"{missing} of {values.size} bars have no value (NaN)")
 
-    return svg(figure, width, round(height), paint)
+    return Picture(figure, width, round(height), paint)
 
 
 def _colors(figure: Bars, values: np.ndarray) -> list[str]:

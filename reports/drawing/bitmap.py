@@ -1,6 +1,6 @@
-"""How is a grid of colours kept in a picture? As one PNG pixel per value, which the reader's browser enlarges with sharp edges.
+"""How is a grid of colours kept in an SVG picture? As one PNG pixel per value, which the reader's browser enlarges with sharp edges.
 
-matplotlib would enlarge the grid itself and keep hundreds of pixels per value; this is twenty times smaller.
+matplotlib would enlarge the grid itself and keep hundreds of pixels per value, or a path for each; this is twenty times smaller.
 """
 
 from __future__ import annotations
@@ -10,26 +10,38 @@ import struct
 import zlib
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure as Canvas
 
 _ENOUGH = 2
 """Values per CSS pixel beyond which a grid is averaged."""
 
 
-def bitmap(canvas: Canvas, left: float, top: float, width: float, height: float, colors: np.ndarray, *, smooth: bool = False) -> None:
-    """Put Float[rows, columns, 4] colours, 0 to 1, at a place given in CSS pixels; they lie behind everything else."""
-    sharp = not smooth and colors.shape[0] <= height and colors.shape[1] <= width
+def bitmaps(canvas: Canvas) -> str:
+    """The grids of a painted canvas as SVG elements, in CSS pixels; they are hidden from matplotlib's own writer."""
+    found = []
+    for panel in canvas.axes:
+        for grid in (*panel.images, *(part for part in panel.collections if isinstance(part, QuadMesh))):
+            found.append(_element(canvas, panel, grid))
+            grid.set_visible(False)
+    return "".join(found)
+
+
+def _element(canvas: Canvas, panel: Axes, grid: Artist) -> str:
+    colors = grid.to_rgba(grid.get_array())
+    if isinstance(grid, QuadMesh):  # a colour bar's mesh has one column, from below upwards, or where it lies from left to right
+        corners = grid.get_coordinates()
+        lying = corners[-1, 0, 0] > corners[0, 0, 0]
+        colors = colors.swapaxes(0, 1) if lying else colors[::-1]
+    place = panel.get_window_extent()
+    left, top = place.x0, canvas.bbox.height - place.y1
+    sharp = getattr(grid, "get_interpolation", lambda: "")() == "nearest"
     style = ' style="image-rendering:pixelated"' if sharp else ""
     data = base64.b64encode(png(np.round(colors[..., :3] * 255).astype(np.uint8))).decode("ascii")
-    place = f'x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none"'
-    bitmaps_of(canvas).append(f'<image {place}{style} xlink:href="data:image/png;base64,{data}"/>')
-
-
-def bitmaps_of(canvas: Canvas) -> list[str]:
-    """The SVG elements of the bitmaps that were put on a canvas."""
-    if not hasattr(canvas, "prosect_bitmaps"):
-        canvas.prosect_bitmaps = []
-    return canvas.prosect_bitmaps
+    return (f'<image x="{left:.6g}" y="{top:.6g}" width="{place.width:.6g}" height="{place.height:.6g}" preserveAspectRatio="none"{style} '
+            f'xlink:href="data:image/png;base64,{data}"/>')
 
 
 def condensed(values: np.ndarray, width: float, height: float) -> np.ndarray:

@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from reports.drawing.canvas import BLUE, FONT, axes, nothing_to_draw, numbers, svg, write
+from reports.drawing.canvas import BLUE, FONT, Picture, axes, nothing_to_draw, numbers, write
 from reports.figures import Histogram
 from reports.text import format_number, visible_label
 
 
-def picture(figure: Histogram) -> str:
-    """The histogram as SVG; bins with an infinite edge or a missing count are named below, not drawn."""
+def picture(figure: Histogram) -> Picture:
+    """The histogram; bins with an infinite edge or a missing count are named below, not drawn."""
     counts, edges = numbers(figure.counts), numbers(figure.edges)
     finite = np.isfinite(edges[:-1]) & np.isfinite(edges[1:]) & np.isfinite(counts)
     if not finite.any():
@@ -41,4 +41,4 @@ def picture(figure: Histogram) -> str:
         if left_out:
             write(canvas, 74, height - 9, f"{left_out} of {counts.size} bins without finite edges or a count are not drawn")
 
-    return svg(figure, width, height, paint)
+    return Picture(figure, width, height, paint)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from reports.drawing.canvas import FONT, PALETTE, SMALL, axes, labels_of, nothing_to_draw, numbers, svg, text_width, write
+from reports.drawing.canvas import FONT, PALETTE, SMALL, Picture, axes, labels_of, nothing_to_draw, numbers, text_width, write
 from reports.figures import Lines, Series
 from reports.text import format_number, visible_label
 
@@ -18,8 +18,8 @@ _WIDTH, _PLOT, _LEFT, _RIGHT = 520, 240, 70, 16
 _DASHES = ("-", "--", "-.", ":")
 
 
-def picture(figure: Lines) -> str:
-    """The lines as SVG."""
+def picture(figure: Lines) -> Picture:
+    """The lines, their legend above."""
     x = numbers(figure.x)
     series = {name: _floats(one) for name, one in figure.series.items()}
     drawn = {name: np.isfinite(one.y) & np.isfinite(x) for name, one in series.items()}
@@ -41,7 +41,7 @@ def picture(figure: Lines) -> str:
         if gaps:
             write(canvas, _LEFT, height - 9, f"gaps: {gaps} point{'s' if gaps > 1 else ''} without a value")
 
-    return svg(figure, _WIDTH, height, paint)
+    return Picture(figure, _WIDTH, height, paint)
 
 
 def _floats(series: Series) -> Series:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, PowerNorm
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from reports.drawing.bitmap import bitmap
+from reports.drawing.bitmap import condensed
 from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, numbers, write
 from reports.text import format_number, visible_label
 
@@ -37,11 +40,11 @@ class Scale:
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Float[..., 4] colours, red, green, blue and opacity from 0 to 1, of Float[...] values."""
-        return self.colors(self.norm(np.ma.masked_invalid(_bounded(values, self.low, self.high))))
+        return self.colors(self.norm(self.shown(values)))
 
-
-def _bounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.clip(np.asarray(values, dtype=float), low, high)  # infinities get the end of the scale, NaN stays
+    def shown(self, values: np.ndarray) -> np.ma.MaskedArray:
+        """Float[...] values as they get a colour: infinities are the end of the scale, NaN is masked."""
+        return np.ma.masked_invalid(np.clip(np.asarray(values, dtype=float), self.low, self.high))
 
 
 def scale_of(values: np.ndarray, signed: bool, low: float | None = None, high: float | None = None, root: bool = False) -> Scale | None:
@@ -70,26 +73,37 @@ def ink_on(colors: np.ndarray) -> list[str]:
     return ["#000000" if light > 0.179 else "#ffffff" for light in linear @ np.array([0.2126, 0.7152, 0.0722])]
 
 
-def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, length: float, *, upright: bool) -> None:
-    """The colours with their numbers and unit: upright to the right of a map, lying above a text. CSS pixels."""
-    bar = axes(canvas, left, top, 12, length) if upright else axes(canvas, left, top, length, 12)
-    steps = np.linspace(0, 1, 128)
-    size = (12, length) if upright else (length, 12)
-    bitmap(canvas, left, top, *size, scale.colors(steps[::-1, None] if upright else steps[None, :]), smooth=True)
-    bar.set(xlim=(0, 1), ylim=(0, 1))
+def shade(panel: Axes, values: np.ndarray, scale: Scale) -> AxesImage:
+    """Fill the axes with Float[rows, columns] values in the scale's colours, the first row on top, cell (0, 0) around the point (0, 0).
+
+    More than two values per CSS pixel are averaged.
+    """
+    rows, columns = values.shape
+    place = panel.get_window_extent()
+    few = condensed(values, place.width, place.height)
+    sharp = few.shape[0] <= place.height and few.shape[1] <= place.width
+    return panel.imshow(scale.shown(few), cmap=scale.colors, norm=scale.norm, aspect="auto", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+                        interpolation="nearest" if sharp else "bilinear")
+
+
+def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, length: float, *, upright: bool, of: ScalarMappable | None = None) -> None:
+    """The colours with their numbers and unit: upright to the right of a map, lying above a text. CSS pixels.
+
+    `of` is what the colours belong to: when its user changes its colour map, the bar follows.
+    """
+    beside = axes(canvas, left, top, 12, length) if upright else axes(canvas, left, top, length, 12)
+    mappable = of or ScalarMappable(norm=scale.norm, cmap=scale.colors)
+    bar = canvas.colorbar(mappable, cax=beside, orientation="vertical" if upright else "horizontal")
+    bar.outline.set_visible(False)
     shares = np.linspace(0, 1, 3 if length <= 90 else 6 if scale.root else 5)
     marks = [scale.low + (scale.high - scale.low) * share ** (2 if scale.root else 1) for share in shares]
     texts = [format_number(float(f"{mark:.3g}")) for mark in marks]
     texts[0], texts[-1] = ("≤ " if scale.below else "") + texts[0], ("≥ " if scale.above else "") + texts[-1]
-    for side, there in (("x", not upright), ("y", upright)):
-        set_ticks = getattr(bar, f"set_{side}ticks")
-        set_ticks(shares, texts) if there else set_ticks([])
-    bar.yaxis.tick_right()
-    bar.spines[:].set_visible(False)
+    bar.set_ticks(marks, labels=texts)
+    bar.minorticks_off()
     label = (visible_label(unit) if unit not in ("", "1") else "value") + (" (√ scale)" if scale.root else "")
     if upright:
-        bar.yaxis.set_label_position("right")
-        bar.set_ylabel(label, size=SMALL)
+        bar.set_label(label, size=SMALL)
     else:
         write(canvas, left + length + 22, top + 6, label)
 

@@ -10,7 +10,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from reports.drawing.canvas import FONT, INK, SMALL, axes, nothing_to_draw, numbers, svg, text_width, write
+from reports.drawing.canvas import FONT, INK, SMALL, Picture, axes, nothing_to_draw, numbers, text_width, write
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of
 from reports.figures import TokenMap
 from reports.text import shortened, visible_label, visible_token
@@ -30,8 +30,8 @@ class _Box:
     value: float
 
 
-def picture(figure: TokenMap) -> str:
-    """The text as SVG. Of a row longer than 400 tokens the first 400 are drawn, and the picture says so."""
+def picture(figure: TokenMap) -> Picture:
+    """The text. Of a row longer than 400 tokens the first 400 are drawn, and the picture says so."""
     everything = [numbers(values) for _, values in figure.rows.values()]
     if not everything or sum(map(len, everything)) == 0:
         return nothing_to_draw(figure, "nothing to draw: there is no token")
@@ -41,11 +41,12 @@ def picture(figure: TokenMap) -> str:
     top = float(_BAR if scale is not None else 28)
     for (name, (tokens, _)), values in zip(figure.rows.items(), everything, strict=True):
         cut = f" · the first {_MOST_TOKENS} of {len(tokens)} tokens" if len(tokens) > _MOST_TOKENS else ""
-        if visible_label(name).strip() or cut:
-            headings.append((top + 9, shortened(visible_label(name), 72) + cut))
+        note = f" · {figure.notes[name]}" if figure.notes.get(name) else ""
+        if visible_label(name).strip() or cut or note:
+            headings.append((top + 9, shortened(visible_label(name + note), 120) + cut))
             top += 22
         top = _flow(tokens[:_MOST_TOKENS], values[:_MOST_TOKENS], top, boxes) + 12
-    return svg(figure, _WIDTH, round(top), lambda canvas: _paint(canvas, figure, scale, boxes, headings, round(top)))
+    return Picture(figure, _WIDTH, round(top), lambda canvas: _paint(canvas, figure, scale, boxes, headings, round(top)))
 
 
 def _flow(tokens: Sequence[str], values: np.ndarray, top: float, boxes: list[_Box]) -> float:
@@ -65,17 +66,19 @@ def _flow(tokens: Sequence[str], values: np.ndarray, top: float, boxes: list[_Bo
 
 def _paint(canvas: Canvas, figure: TokenMap, scale: Scale | None, boxes: list[_Box], headings: list[tuple[float, str]], height: int) -> None:
     shown = scale or Scale(low=0, high=1, signed=figure.signed, missing=True)
-    if scale is not None:
-        color_bar(canvas, scale, figure.unit, 14, 6, 240, upright=False)
-    if shown.missing:
-        missing_key(canvas, _WIDTH - 120, 12)
     page = axes(canvas, 0, 0, _WIDTH, height)
     page.set(xlim=(0, _WIDTH), ylim=(height, 0))
     page.set_axis_off()
-    colors = shown(np.array([box.value for box in boxes]))
-    patches = [Rectangle((box.left, box.top), box.width, _BOX) for box in boxes]
-    page.add_collection(PatchCollection(patches, facecolors=colors, edgecolors="none"))
-    for box, ink in zip(boxes, ink_on(colors), strict=True):
+    values = np.array([box.value for box in boxes])
+    rectangles = [Rectangle((box.left, box.top), box.width, _BOX) for box in boxes]
+    patches = PatchCollection(rectangles, edgecolors="none", cmap=shown.colors, norm=shown.norm)
+    patches.set_array(shown.shown(values))
+    page.add_collection(patches)
+    for box, ink in zip(boxes, ink_on(shown(values)), strict=True):
         page.text(box.left + box.width / 2, box.top + _BOX / 2 + 0.5, box.text, size=FONT, family="monospace", color=ink, ha="center", va="center")
     for top, heading in headings:
         write(canvas, 0, top, heading, size=SMALL, color=INK)
+    if scale is not None:
+        color_bar(canvas, scale, figure.unit, 22, 6, 240, upright=False, of=patches)
+    if shown.missing:
+        missing_key(canvas, _WIDTH - 120, 12)

@@ -14,8 +14,8 @@ def discover() -> tuple[Section, ...]:
     Raises:
         AttributeError: if a file exports no `SECTION`.
 
-    >>> [section.name for section in discover()][:2]
-    ['header', 'verdicts']
+    >>> [section.name for section in discover() if section.order in (0, 10, 20)]
+    ['header', 'verdicts', 'gates']
     """
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     sections = [import_module(f"{__name__}.{name}").SECTION for name in names]

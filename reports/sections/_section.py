@@ -27,7 +27,8 @@ class Section:
 
     `html(run, results, environment)` gets the run's mapping (`title`, `state`, `provenance` and `missing` are always there), the
     results in order and a jinja2 environment with autoescape on, and returns the inside of `<section id=NAME>`, its `<h2>` included.
-    `links` gives the lines of the navigation; a section without a title has none.
+    `links` gives the lines of the navigation below its own; a section without a title has none. `filled` tells whether the results
+    have anything for it: where they have not, it is left out of the page and of the navigation.
     """
 
     name: str
@@ -35,8 +36,11 @@ class Section:
     order: int
     html: Callable[[Mapping[str, Any], Sequence[Result], Environment], Markup]
     links: Callable[[Sequence[Result]], Sequence[Link]] | None = None
+    filled: Callable[[Sequence[Result]], bool] | None = None
 
     def navigation(self, results: Sequence[Result]) -> Sequence[Link]:
-        """The lines that lead to this section and into it."""
+        """The lines that lead to this section and into it; none where there is nothing to show."""
+        if self.filled is not None and not self.filled(results):
+            return []
         own = [Link(target=self.name, text=self.title)] if self.title else []
         return [*own, *(self.links(results) if self.links else [])]

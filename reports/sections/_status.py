@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 from reports.result import Evidence, Result
 
+UNCHECKED = "not checked"
+"""what was not tried, or could not be: neither good nor bad"""
+
 SIGNS = {
     "fail": ("bad", "✕"), "gate failed": ("bad", "✕"), "warn": ("warn", "!"), "refuted": ("turned", "↺"), "conditional": ("warn", "~"),
     "inconclusive": ("open", "?"), "unresolved": ("open", "?"), "confirmed": ("good", "✓"), "pass": ("good", "✓"),
+    "broken": ("bad", "✕"), UNCHECKED: ("none", "–"), "kept": ("good", "✓"),
 }
-"""status → (tone, sign), in the order of attention"""
+"""status of a verdict, then of a gate → (tone, sign), in the order of attention"""
 
 _HOLDS = {
     "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "==": lambda a, b: a == b,
@@ -37,7 +41,7 @@ def holds(evidence: Evidence) -> bool | None:
     """
     if evidence.threshold is None or evidence.measured != evidence.measured:
         return None
-    return _HOLDS[evidence.relation](evidence.measured, evidence.threshold)
+    return bool(_HOLDS[evidence.relation](evidence.measured, evidence.threshold))
 
 
 def telling(evidence: Sequence[Evidence], most: int = 2) -> list[Evidence]:

@@ -37,7 +37,7 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     one = known | next(iter(stacks.values()), {})  # the stacks share d_model
     facts = [
         ("model", known.get("name")), ("shape", size), ("KV heads", known.get("n_kv_heads")), ("d_model", one.get("d_model")),
-        ("tokens of text", corpus.get("text_tokens")), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")),
+        ("tokens of text", corpus.get("text_tokens")), ("dtype", provenance.get("dtype")), ("device", provenance.get("device")), ("attention path", known.get("attention_path")),
     ]
     return [(name, _shown(value)) for name, value in facts if value not in (None, "")]
 

@@ -19,15 +19,16 @@ _TEMPLATE = """
 <p>This command gives these numbers again, except times and memory readings.</p>
 <pre tabindex="0"><code>{{ command }}</code></pre>
 {% endif %}
-{% if facts %}
-<h3>Provenance</h3>
-{{ m.pairs(facts, "facts") }}
-{% endif %}
 <h3>What this report does not show</h3>
 {% if limits %}
 <ul class="limits-list">{% for title, text in limits %}<li><b>{{ title }}:</b> {{ text }}</li>{% endfor %}</ul>
 {% else %}
 <p>No analysis states a limit.</p>
+{% endif %}
+{% if facts %}
+<h3>Provenance</h3>
+<details><summary>{{ facts | length }} parameters, versions, sizes and digests</summary>
+{{ m.pairs(facts, "facts") }}</details>
 {% endif %}
 <p class="fine">In CSV files, text that a spreadsheet would read as a formula begins with an apostrophe.
 Content hash (parameters, verdicts and tables without times): <span class="code">{{ digest }}</span></p>
@@ -44,4 +45,4 @@ def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Enviro
     return Markup(environment.from_string(_TEMPLATE).render(**context))
 
 
-SECTION = Section(name="reproduce", title="Reproduce", order=90, html=_html)
+SECTION = Section(name="reproduce", title="Reproduce", order=120, html=_html)

@@ -1,4 +1,4 @@
-"""What was asked, and what came out? One part per analysis: question, verdict, evidence, figures, tables, method, limits."""
+"""What was asked, and what came out? One part per analysis: question, verdict, evidence, the figures that are its alone, method, limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from reports.result import Result
-from reports.sections._anchors import anchors
+from reports.sections._anchors import anchors, figure_anchor
 from reports.sections._section import Link, Section
 from reports.sections._status import holds
 
@@ -24,10 +24,14 @@ _TEMPLATE = """
 {% if result.verdict.why %}<p class="why">{{ result.verdict.why }}</p>{% endif %}
 {% if result.verdict.evidence %}{{ m.evidence(result.verdict.evidence, holds, result.title) }}{% endif %}
 {% if result.notes %}{{ m.pairs(result.notes.items(), "notes") }}{% endif %}
-{% if result.figures %}<div class="figures">
-{% for figure in result.figures %}{{ m.figure(figure, result.analysis) }}{% endfor %}
+{% set elsewhere = result.figures | selectattr("part") | list %}
+{% set own = result.figures | rejectattr("part") | list %}
+{% if own %}<div class="figures">
+{% for figure in own %}{{ m.figure(figure, result.analysis, place(anchor, figure)) }}{% endfor %}
 </div>{% endif %}
-{% for name, table in result.tables.items() %}{{ m.table(name, table, result.analysis) }}{% endfor %}
+{% if elsewhere %}<details class="elsewhere"><summary>{{ elsewhere | length }} {{ "figure" if elsewhere | length == 1 else "figures" }} above</summary>
+<ul>{% for figure in elsewhere %}<li><a href="#{{ place(anchor, figure) }}">{{ figure.title }}</a></li>{% endfor %}</ul></details>{% endif %}
+{% if result.tables %}<p class="to-tables"><a href="#tables-{{ anchor }}">{{ result.tables | length }} {{ "table" if result.tables | length == 1 else "tables" }}</a>: {{ result.tables | join(", ") }}</p>{% endif %}
 <details class="method"><summary>Method and parameters</summary>
 <p class="prose">{{ result.method }}</p>
 {% if result.parameters %}{{ m.pairs(result.parameters | flat, "facts") }}{% endif %}
@@ -41,11 +45,11 @@ _TEMPLATE = """
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     placed = list(zip(results, anchors(results), strict=True))
-    return Markup(environment.from_string(_TEMPLATE).render(run=run, placed=placed, holds=holds))
+    return Markup(environment.from_string(_TEMPLATE).render(run=run, placed=placed, holds=holds, place=figure_anchor))
 
 
 def _links(results: Sequence[Result]) -> list[Link]:
     return [Link(target=place, text=r.title, status=r.verdict.status) for r, place in zip(results, anchors(results), strict=True)]
 
 
-SECTION = Section(name="results", title="Analyses", order=50, html=_html, links=_links)
+SECTION = Section(name="results", title="Analyses", order=100, html=_html, links=_links)

@@ -1,4 +1,4 @@
-"""Is something wrong? At most eight cards, failures first: the claim, the number against its threshold, and where."""
+"""Is something wrong? At most eight cards, failures first: the claim, the number against its threshold, and where; then what nobody checked."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from reports.result import Result
-from reports.sections._anchors import anchors
+from reports.sections._anchors import anchors, place_of
 from reports.sections._section import Section
-from reports.sections._status import by_attention, counts, telling
+from reports.sections._status import UNCHECKED, by_attention, counts, telling
+from reports.sections._unchecked import unchecked
 
 MOST_CARDS = 8
 
@@ -22,17 +23,18 @@ _TEMPLATE = """
 <p>No analysis has finished.</p>
 {% else %}
 <p class="tally">{{ results | length }} {{ "analysis" if results | length == 1 else "analyses" }}:
-{% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}</p>
+{% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}
+{% if open %}<span class="count"><a href="#not-checked">{{ m.badge(none_status) }} {{ open | length }}</a></span>{% endif %}</p>
 <ul class="cards">
 {% for result, anchor in cards %}
 <li class="card {{ signs[result.verdict.status][0] }}">
 <div class="card-head">{{ m.badge(result.verdict.status) }}<a href="#{{ anchor }}">{{ result.title }}</a></div>
 <p class="claim">{{ result.verdict.claim }}</p>
-{% for evidence in telling(result.verdict.evidence) %}
+{% for evidence in telling(result.verdict.evidence, 1 if signs[result.verdict.status][0] == "good" else 2) %}
 <p class="measure"><span class="name">{{ evidence.name }}</span>
 <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>
 <span class="bound">{% if evidence.relation %}must be {{ evidence.relation | relation }} {{ evidence.threshold | with_unit(evidence.unit) }}{% endif %}
-{{ " · " if evidence.relation and evidence.where }}{{ evidence.where }}</span></p>
+{{ " · " if evidence.relation and evidence.where }}{% if evidence.where %}<a href="#{{ place(evidence, result, anchor) }}">{{ evidence.where }}</a>{% endif %}</span></p>
 {% endfor %}
 {% if result.verdict.why %}<p class="why">{{ result.verdict.why }}</p>{% endif %}
 </li>
@@ -40,13 +42,18 @@ _TEMPLATE = """
 </ul>
 {% if more %}<p class="more"><a href="#results">and {{ more }} more</a></p>{% endif %}
 {% endif %}
+{% if open %}
+<details class="unchecked-list" id="not-checked"{% if open | length <= 6 %} open{% endif %}><summary>{{ m.badge(none_status) }} What nobody looked at</summary>
+<ul>{% for one in open %}<li>{% if one.target %}<a href="#{{ one.target }}">{{ one.name }}</a>{% else %}<b>{{ one.name }}</b>{% endif %}: {{ one.reason }}</li>{% endfor %}</ul></details>
+{% endif %}
 """
 
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     place = {id(result): anchor for result, anchor in zip(results, anchors(results), strict=True)}
     cards = [(result, place[id(result)]) for result in by_attention(results)[:MOST_CARDS]]
-    context = {"results": results, "cards": cards, "more": len(results) - len(cards), "tally": counts(results), "telling": telling}
+    context = {"results": results, "cards": cards, "more": len(results) - len(cards), "tally": counts(results), "telling": telling, "place": place_of}
+    context |= {"open": unchecked(run, results), "none_status": UNCHECKED}
     return Markup(environment.from_string(_TEMPLATE).render(**context))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +16,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reports import KINDS, AttentionMap, Bars, Figure, Heatmap, Histogram, Lines, Series, TokenMap, draw, figure_data, visible_token
+from reports import (
+    KINDS,
+    AttentionMap,
+    Bars,
+    CircuitGraph,
+    Figure,
+    Heatmap,
+    Histogram,
+    LensGrid,
+    Lines,
+    Series,
+    TokenMap,
+    Waterfall,
+    draw,
+    figure_data,
+    visible_token,
+)
 from reports.text import visible_label, visible_text
 from tests.reports.samples import HOSTILE, WORDS, any_figure, figures
 
@@ -30,8 +47,29 @@ def heatmap(values: np.ndarray, **more) -> Heatmap:
     return Heatmap(name="h", **WORDS, values=values, rows=[f"L{i}" for i in range(rows)], columns=[f"H{i}" for i in range(columns)], **{**GRID, **more})
 
 
+def lens(layers: int, positions: int, k: int = 2) -> LensGrid:
+    tokens = np.full((layers, positions, k), " word", dtype=object)
+    return LensGrid(name="g", **WORDS, probabilities=np.full(tokens.shape, 0.5), tokens=tokens, layers=[str(i) for i in range(layers)], positions=["a"] * positions)
+
+
+def waterfall(values, total: float = 1.0) -> Waterfall:
+    groups = [str(i // 2) for i in range(len(values))]
+    kinds = ["attention" if i % 2 else "MLP" for i in range(len(values))]
+    return Waterfall(name="w", **WORDS, groups=groups, kinds=kinds, values=np.asarray(values, dtype=float), total=total, unit="logits", group_label="layer")
+
+
+def circuit(nodes: int, edges: int) -> CircuitGraph:
+    ends = np.arange(edges)
+    return CircuitGraph(
+        name="c", **WORDS, nodes=[f"L{i}H0" for i in range(nodes)], layers=np.arange(nodes), places=np.zeros(nodes), values=np.ones(nodes), unit="share",
+        senders=ends % max(1, nodes), receivers=(ends // max(1, nodes)) % max(1, nodes), edge_values=np.where(ends % 2, 1.0, -0.5),
+    )
+
+
 EDGES: dict[str, Figure] = {
     "heatmap of one": heatmap(np.array([[3.0]])),
+    "heatmap of groups": heatmap(np.arange(12.0).reshape(2, 6), column_groups=["KV 0"] * 3 + ["a long name that does not fit"] * 3),
+    "heatmap of narrow groups": heatmap(np.arange(800.0).reshape(2, 400), column_groups=[f"KV {i // 2}" for i in range(400)]),
     "heatmap of none": heatmap(np.zeros((0, 0))),
     "heatmap of NaN": heatmap(np.full((2, 3), NAN)),
     "heatmap of infinities": heatmap(np.array([[np.inf, -np.inf], [0.0, 1.0]])),
@@ -57,10 +95,32 @@ EDGES: dict[str, Figure] = {
     "one token": TokenMap(name="t", **WORDS, rows={"": (["a"], np.array([1.0]))}, unit="nats"),
     "tokens of NaN": TokenMap(name="t", **WORDS, rows={"r": (["a", "b"], np.full(2, NAN))}, unit="nats"),
     "900 tokens": TokenMap(name="t", **WORDS, rows={"r": (["word"] * 900, np.arange(900.0))}, unit="nats"),
+    "lens of no layer": lens(0, 3),
+    "lens of no choice": lens(2, 3, 0),
+    "lens of NaN": dataclasses.replace(lens(2, 3), probabilities=np.full((2, 3, 2), NAN)),
+    "lens of 100 × 200": lens(100, 200),
+    "waterfall of nothing": waterfall([]),
+    "waterfall of NaN": waterfall([NAN, NAN]),
+    "waterfall of infinities": waterfall([np.inf, -1.0], total=np.inf),
+    "waterfall of 900 parts": waterfall(np.tile([1.0, -0.9], 450)),
+    "waterfall of zeros": waterfall([0.0, 0.0], total=0.0),
+    "circuit of no node": circuit(0, 0),
+    "circuit of one node": circuit(1, 0),
+    "circuit of one node that feeds itself": circuit(1, 1),
+    "circuit of NaN": dataclasses.replace(circuit(3, 2), values=np.full(3, NAN), edge_values=np.full(2, NAN)),
+    "circuit of 60 nodes and 900 edges": circuit(60, 900),
     "no head": AttentionMap(name="a", **WORDS, patterns={}, queries=[], keys=[]),
     "one head, one token": AttentionMap(name="a", **WORDS, patterns={"L0H0": np.ones((1, 1))}, queries=["a"], keys=["a"]),
     "attention of NaN": AttentionMap(name="a", **WORDS, patterns={"L0H0": np.full((2, 2), NAN)}, queries=["a", "b"], keys=["a", "b"]),
     "difference of heads": AttentionMap(name="a", **WORDS, patterns={"d": np.array([[-0.5, 0.5]])}, queries=["a"], keys=["a", "b"]),
+    "thumbnails of all heads": AttentionMap(
+        name="a", **WORDS, patterns={"L1H0": np.eye(2)}, queries=["a", "b"], keys=["a", "b"], sees="causal", thumbnails=np.full((2, 3, 2, 2), 0.5),
+        scores={"sink": np.ones((2, 3))}, heads_per_kv=3,
+    ),
+    "thumbnails alone": AttentionMap(
+        name="a", **WORDS, patterns={}, queries=["a"] * 70, keys=["a"] * 70, sees="causal", thumbnails=np.full((9, 9, 32, 32), 0.1),
+    ),
+    "no token, causal": AttentionMap(name="a", **WORDS, patterns={"L0H0": np.zeros((0, 0))}, queries=[], keys=[], sees="causal"),
     "60 heads, 130 tokens": AttentionMap(name="a", **WORDS, patterns={f"L0H{i}": LONG for i in range(60)}, queries=["a"] * 130, keys=["a"] * 130),
 }
 
@@ -158,6 +218,9 @@ def test_a_cut_range_says_so_on_the_colour_bar():
 def test_what_is_left_out_is_said():
     assert any("the first 400 of 900 tokens" in one for one in texts(draw(EDGES["900 tokens"])))
     assert "48 of 60 heads are drawn" in texts(draw(EDGES["60 heads, 130 tokens"]))
+    assert {"layer (48 of 100)", "token (64 of 200)"} <= set(texts(draw(EDGES["lens of 100 × 200"])))
+    assert any("the first 400 of 900 parts are drawn" in one for one in texts(draw(EDGES["waterfall of 900 parts"])))
+    assert any("24 of 60 nodes, 60 of 900 edges" in one for one in texts(draw(EDGES["circuit of 60 nodes and 900 edges"])))
     assert "1 of 300 bars have no value (NaN)" in texts(draw(EDGES["300 bars"]))
     assert any("2 of 3 bins without finite edges" in one for one in texts(draw(EDGES["open bins"])))
 
@@ -202,11 +265,15 @@ def test_fresh_processes_give_the_same_bytes_and_never_import_pyplot():
 
 
 def test_the_ink_follows_a_dark_reader():
+    """Every class that has a colour of ink by day has another one by night, and no ink stands outside the classes."""
     svg = draw(figures()[2])
-    inks = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg.partition("</style>")[2]))
-    media = svg[svg.index("@media (prefers-color-scheme: dark)"):svg.index("</style>")]
-    assert {"#1f2328", "#57606a"} <= inks
-    assert all(f'[style*="fill: {ink}"]' in media for ink in ("#1f2328", "#57606a", "#d0d7de"))
+    sheet, body = svg.partition("</style>")[::2]
+    day, night = sheet.split("@media (prefers-color-scheme: dark)")
+    inked = {(name, side, ink) for name, style in re.findall(r"\.(\w+)\{([^}]*)\}", day) for side, ink in re.findall(r"(fill|stroke):(#1f2328|#57606a|#d0d7de)", style)}
+    assert {"#1f2328", "#57606a"} <= {ink for _, _, ink in inked} and {name for name, _, _ in inked} <= set(re.findall(r'class="(\w+)"', body))
+    turned = {(name, side) for name, style in re.findall(r"\.(\w+)\{([^}]*)\}", night) for side in re.findall(r"(fill|stroke):#(?:e6e8eb|a3adb8|3d4550)", style)}
+    assert turned == {(name, side) for name, side, _ in inked}
+    assert not re.search("#(1f2328|57606a|d0d7de)", body)
 
 
 def test_an_unknown_kind_is_refused():
@@ -230,3 +297,10 @@ def test_figure_data_has_every_value():
     attention = long["attention-map"]
     assert attention[["query", "key", "value"]].head(4).values.tolist() == [[0, 0, 1.0], [0, 1, 0.0], [1, 0, 0.25], [1, 1, 0.75]]
     assert attention["query_token"].head(4).tolist() == ["w", "w", "b", "b"] and attention["key_token"].head(4).tolist() == ["a", "w", "a", "w"]
+
+
+def test_neighbouring_columns_of_one_group_are_bracketed_once():
+    said = texts(draw(heatmap(np.arange(12.0).reshape(2, 6), column_groups=["KV 0"] * 3 + ["KV 1"] * 3)))
+    assert [one for one in said if one.startswith("KV")] == ["KV 0", "KV 1"]
+    with pytest.raises(ValueError, match="figure 'h': there must be a group for each of its 2 columns, got 1"):
+        heatmap(np.ones((1, 2)), column_groups=["KV 0"])

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from reports import (
     AttentionMap,
     Bars,
+    CircuitGraph,
     Column,
     Evidence,
     Figure,
     Heatmap,
     Histogram,
+    LensGrid,
     Lines,
     Provenance,
     Result,
@@ -26,6 +28,7 @@ from reports import (
     Table,
     TokenMap,
     Verdict,
+    Waterfall,
 )
 
 HOSTILE = (
@@ -45,11 +48,18 @@ def figures(text: str = "word") -> list[Figure]:
     bands = Series(y=np.array([1.0, np.nan]), low=np.array([0.5, np.nan]), high=np.array([2.0, np.nan]))
     return [
         Heatmap(name="heatmap", **words, values=values, rows=[text, "b"], columns=("c", text), row_label=text, column_label=text, unit=text,
-                text=np.array([[text, "1"], ["2", text]], dtype=object)),
+                text=np.array([[text, "1"], ["2", text]], dtype=object), column_groups=[text, "b"]),
         Lines(name="lines", **words, x=np.array([1, 2]), series={text: bands, "other": Series(y=np.array([3.0, 4.0]))}, x_label=text, y_label=text),
         Bars(name="bars", **words, labels=[text, "b"], values=np.array([1.0, np.nan]), unit=text, low=np.array([0.5, np.nan])),
         Histogram(name="histogram", **words, counts=np.array([3, 0, 1]), edges=np.array([0.0, 1.0, 2.0, 3.0]), x_label=text),
-        TokenMap(name="token-map", **words, rows={text: ([text, ""], np.array([0.5, np.nan])), "b": (["x"], np.array([-0.5]))}, unit=text),
+        TokenMap(name="token-map", **words, rows={text: ([text, ""], np.array([0.5, np.nan])), "b": (["x"], np.array([-0.5]))}, unit=text, notes={text: text}),
+        LensGrid(name="lens-grid", **words, probabilities=values[:, :, None].repeat(2, axis=2), tokens=np.array([[[text, "1"], ["2", text]]] * 2, dtype=object),
+                 layers=[text, "1"], positions=["a", text], layer_label=text, targets=[text, ""], ranks=np.array([[3.0, np.nan], [1.0, np.nan]])),
+        Waterfall(name="waterfall", **words, groups=[text, "0", "0"], kinds=[text, "attention", text], values=np.array([1.0, np.nan, -0.5]), total=0.5, unit=text,
+                  group_label=text, total_label=text),
+        CircuitGraph(name="circuit-graph", **words, nodes=[text, "b", "c"], layers=np.array([0, 1, 1]), places=np.array([0, 1, 0]), values=np.array([1.0, np.nan, -0.5]),
+                     senders=np.array([0, 0]), receivers=np.array([1, 2]), edge_values=np.array([0.5, np.nan]), unit=text, node_label=text, edge_label=text,
+                     edge_notes=[text, ""]),
         AttentionMap(name="attention-map", **words, patterns={text: pattern, "L1H1": pattern * np.nan}, queries=[text, "b"], keys=["a", text],
                      unit=text, notes={text: text}),
     ]
@@ -131,7 +141,8 @@ def any_figure(draw: st.DrawFn, kind: type[Figure]) -> Figure:
     if kind is Heatmap:
         cells = np.array([[draw(TEXT) for _ in range(m)] for _ in range(n)], dtype=object).reshape(n, m)
         return Heatmap(**words, values=draw(arrays(n, m)), rows=texts(n), columns=tuple(texts(m)), row_label=draw(TEXT), column_label=draw(TEXT),
-                       unit=draw(TEXT), signed=draw(st.booleans()), text=draw(st.sampled_from([None, cells])), low=draw(st.none() | st.floats()))
+                       unit=draw(TEXT), signed=draw(st.booleans()), text=draw(st.sampled_from([None, cells])), low=draw(st.none() | st.floats()),
+                       column_groups=texts(m if draw(st.booleans()) else 0))
     if kind is Lines:
         series = {name: Series(y=draw(arrays(n)), low=draw(st.none() | arrays(n)), high=draw(st.none() | arrays(n))) for name in names}
         return Lines(**words, x=np.sort(draw(arrays(n))), series=series, x_label=draw(TEXT), y_label=draw(TEXT), log_x=draw(st.booleans()), log_y=draw(st.booleans()))
@@ -142,5 +153,20 @@ def any_figure(draw: st.DrawFn, kind: type[Figure]) -> Figure:
     if kind is TokenMap:
         return TokenMap(**words, rows={name: (texts(n), draw(arrays(n))) for name in names}, unit=draw(TEXT), signed=draw(st.booleans()))
     if kind is AttentionMap:
-        return AttentionMap(**words, patterns={name: draw(arrays(n, m)) for name in names}, queries=texts(n), keys=texts(m), notes=dict.fromkeys(names, "why"))
+        grid = draw(st.none() | arrays(2, 1, n, m))
+        return AttentionMap(**words, patterns={name: draw(arrays(n, m)) for name in names}, queries=texts(n), keys=texts(m), notes=dict.fromkeys(names, "why"),
+                            thumbnails=grid, scores={} if grid is None else {draw(TEXT): draw(arrays(2, 1))}, heads_per_kv=draw(st.integers(1, 3)))
+    if kind is LensGrid:
+        k = draw(st.integers(0, 2))
+        cells = np.array([draw(TEXT) for _ in range(n * m * k)], dtype=object).reshape(n, m, k)
+        ranked = {"targets": texts(m), "ranks": draw(arrays(n, m))} if draw(st.booleans()) else {}
+        return LensGrid(**words, probabilities=draw(arrays(n, m, k)), tokens=cells, layers=texts(n), positions=texts(m), **ranked)
+    if kind is Waterfall:
+        return Waterfall(**words, groups=texts(n), kinds=texts(n), values=draw(arrays(n)), total=draw(st.floats()), unit=draw(TEXT), group_label=draw(TEXT),
+                         total_label=draw(TEXT))
+    if kind is CircuitGraph:
+        ends = st.lists(st.integers(0, max(0, n - 1)), min_size=m if n else 0, max_size=m if n else 0).map(lambda some: np.array(some, dtype=int))
+        senders, receivers = draw(ends), draw(ends)
+        return CircuitGraph(**words, nodes=texts(n), layers=draw(arrays(n)), places=draw(arrays(n)), values=draw(arrays(n)), senders=senders, receivers=receivers,
+                            edge_values=draw(arrays(len(senders))), unit=draw(TEXT), edge_notes=draw(st.sampled_from([None, texts(len(senders))])))
     raise TypeError(f"say here how a {kind.__name__} is made")

@@ -6,12 +6,15 @@ import base64
 import dataclasses
 import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -33,7 +36,7 @@ from reports import (
     save_run,
 )
 from reports.text import visible_text
-from tests.reports.samples import HOSTILE, WORDS, provenance, result, table
+from tests.reports.samples import HOSTILE, WORDS, figures, provenance, result, table
 
 ROOT = Path(__file__).parents[2]
 LINKS = {"href", "src", "srcset", "action", "formaction", "data", "poster", "background", "xlink:href", "ping", "cite"}
@@ -82,14 +85,14 @@ def checked(html: str) -> Parsed:
     for tag, attributes in parsed.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
         for name in LINKS & attributes.keys():
-            assert attributes[name].startswith(("#", "data:image/svg+xml;base64,", "data:text/csv;", "data:,")), (tag, name, attributes[name][:60])
+            assert attributes[name].startswith(("#", "data:image/svg+xml;charset=utf-8,", "data:,")), (tag, name, attributes[name][:60])
     ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in parsed.all("a") if a["href"].startswith("#")} <= set(ids)
     assert_policy(html, parsed)
     for image in parsed.all("img"):
         assert image["alt"].strip()
-        ET.fromstring(base64.b64decode(image["src"].partition(",")[2]))
+        ET.fromstring(unquote(image["src"].partition(",")[2]))
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h\d", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
@@ -99,15 +102,15 @@ def checked(html: str) -> Parsed:
 def assert_policy(html: str, parsed: Parsed) -> None:
     """The policy comes first in head, and allows exactly the one style and the one script."""
     assert parsed.elements[2][0] == "meta" and parsed.elements[2][1]["http-equiv"] == "Content-Security-Policy"
-    scripts, styles = re.findall(r"<script>(.*?)</script>", html, re.S), re.findall(r"<style>(.*?)</style>", html, re.S)
-    assert len(scripts) == len(styles) == 1 == len(parsed.all("script")) == len(parsed.all("style"))
+    scripts, styles = re.findall(r"<script>(.*?)</script>", html, re.S), re.findall(r"<style>(.*?)</style>", html.partition("<body>")[0], re.S)
+    running = [script for script in parsed.all("script") if script.get("type") != "application/json"]
+    assert len(scripts) == len(styles) == 1 == len(running) == len(parsed.all("style")) and running[0] == {}
+    for data in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S):
+        assert data.isascii() and not set(data) & set("<>&")
+        json.loads(data)
     script, style = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (scripts[0], styles[0]))
     assert parsed.elements[2][1]["content"] == (
         f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'")
-
-
-def data_of(link: str) -> bytes:
-    return base64.b64decode(link.partition(",")[2], validate=True)
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +125,12 @@ def test_hostile_text_is_text_everywhere(text, harmless):
     parsed = checked(page([result(text)], title=text, run=run))
     tags = lambda p: {tag for tag, _ in p.elements}  # noqa: E731
     assert tags(parsed) == tags(harmless)
-    assert len(parsed.all("script")) == 1
     shown = visible_text(text).replace("\n", " ")
     for tag in ("title", "h1", "h3", "figcaption", "p", "dd", "dt", "td", "summary", "code", "li"):
         assert any(shown in one for one in parsed.text[tag]), tag
     assert all(shown in image["alt"] for image in parsed.all("img"))
-    for link in parsed.all("a"):
-        if "download" in link:
-            assert re.fullmatch(r"[A-Za-z0-9._-]+\.csv", link["download"])
+    names = [button["data-file"] for button in parsed.all("button") if "data-file" in button]
+    assert len(names) > 3 and all(re.fullmatch(r"[A-Za-z0-9._-]+\.(csv|json)", name) for name in names)
 
 
 def test_the_detectors_of_this_test_are_awake():
@@ -230,7 +231,61 @@ def test_a_card_says_what_was_measured_against_which_bound_and_where():
 def test_a_missing_measurement_is_neither_kept_nor_broken():
     evidence = (Evidence(name="gap", measured=float("nan"), unit="nats", threshold=0.1, relation="<"),)
     parsed = checked(page([result(verdict=Verdict(status="inconclusive", claim="c", evidence=evidence))], title="t"))
-    assert "gap NaN < 0.1 nats" in [" ".join(one.split()) for one in parsed.text["tr"]]
+    assert "gap NaN < 0.1 nats – not checked" in [" ".join(one.split()) for one in parsed.text["tr"]]
+
+
+def gates_of(**columns) -> Table:
+    frame = pd.DataFrame({"gate": ["row sums", "causality", "padding"], "measured": [2e-7, 0.5, np.nan], "bound": 1e-5, **columns})
+    return Table(frame=frame, columns={name: Column(unit="1", meaning="m") for name in frame.columns}, caption="c")
+
+
+def test_gates_show_what_broke_first_and_what_was_not_checked():
+    whole = gates_of(status=["kept", "broken", "not checked"], where=["L1H2", "position 3", ""], compared=["rows", "logits", "one length only"], why="because")
+    parsed = checked(page([result(tables={"gates": whole}, figures=())], title="t"))
+    rows = [" ".join(one.split()) for one in parsed.text["tr"]]
+    start = rows.index(next(row for row in rows if row.startswith("gate status largest error")))
+    assert rows[start + 1 : start + 4] == [
+        "causality word ✕ broken 0.5 1e−5 position 3 logitsbecause", "row sums word ✓ kept 2e−7 1e−5 L1H2 rowsbecause", "padding word – not checked – 1e−5 one length onlybecause"]
+    assert "word: padding: one length only" in [" ".join(one.split()) for one in parsed.text["li"]]
+
+
+def test_a_gate_measured_at_many_places_is_shown_once_at_its_worst():
+    frame = pd.DataFrame({"gate": "additivity", "layer": [0, 1, 2], "measured": [1e-7, 3e-7, 2e-7], "bound": 1e-6})
+    many = Table(frame=frame, columns={name: Column(unit="1", meaning="m") for name in frame.columns}, caption="c")
+    rows = [" ".join(one.split()) for one in checked(page([result(tables={"gates": many}, figures=())], title="t")).text["tr"]]
+    assert "additivity word ✓ kept 3e−7 1e−6 layer 1" in rows
+    assert sum(row.startswith("additivity word ✓") for row in rows) == 1
+
+
+def test_what_nobody_looked_at_is_named_with_its_reason():
+    run = {"analyses": ["head-ablation", "late"], "known": {"head-ablation": "Head ablation", "late": "Late one", "patching": "Patching"}}
+    items = [" ".join(one.split()) for one in checked(page([result()], title="t", run=run)).text["li"]]
+    assert "Late one: not finished" in items and "Patching: not part of this run" in items
+    assert not any(one.startswith("Head ablation:") for one in items)
+    assert "What nobody looked at" not in page([result()], title="t")
+
+
+def test_a_card_leads_to_the_figure_that_names_the_place():
+    named = Bars(name="strongest", title="L16H0 carries the effect", caption="c", alt="a", labels=["L16H0"], values=np.array([1.0]), unit="nats", part="heads")
+    evidence = [Evidence(name=where, measured=1.0, unit="1", threshold=2.0, relation="<", where=where) for where in ("L16H0", "L1")]
+    html = page([result(verdict=Verdict(status="warn", claim="c", evidence=tuple(evidence)), figures=(named,))], title="t")
+    assert '<a href="#analysis-head-ablation--strongest">L16H0</a>' in html and '<a href="#analysis-head-ablation">L1</a>' in html
+    checked(html)
+
+
+def test_heads_that_stand_out_are_listed_once_with_scores_and_effects():
+    def of(frame: pd.DataFrame) -> Table:
+        return Table(frame=frame, columns={name: Column(unit="1", meaning=f"meaning of {name}") for name in frame.columns}, caption="c")
+
+    heads = pd.DataFrame({"attention": "self", "layer": [0, 0, 1], "head": [0, 1, 0], "kv_head": 0, "induction": [0.1, 0.9, 0.2]})
+    flags = pd.DataFrame({"attention": "self", "label": "x", "layer": 0, "head": [1, 1], "why": ["induction", "entropy"]})
+    effects = pd.DataFrame({"attention": "self", "layer": [0, 0, 1] * 2, "head": [0, 1, 0] * 2, "ablation": ["zero"] * 3 + ["mean"] * 3, "metric": "logit_difference",
+                            "effect": [9.0, 9.0, 9.0, -0.1, -0.5, -2.0], "low": -3.0, "high": 3.0, "p_family": [0.0, 0.0, 0.0, 0.9, 0.9, 0.01]})
+    shown = dataclasses.replace(Bars(name="b", **WORDS, labels=["a"], values=np.array([1.0]), unit="1"), part="heads")
+    tables = {"heads": of(heads), "flagged": of(flags), "effects": of(effects)}
+    rows = [" ".join(one.split()) for one in checked(page([result(tables=tables, figures=(shown,))], title="t")).text["tr"]]
+    start = rows.index("head why KV induction effect low high p")
+    assert rows[start + 1 : start + 3] == ["L0H1 induction; entropy 0 0.9 −0.5 −3 3 0.9", "L1H0 effect beyond chance 0 0.2 −2 −3 3 0.01"]
 
 
 def test_the_strip_and_the_provenance_say_what_was_run():
@@ -251,13 +306,15 @@ def test_the_strip_names_both_stacks():
     assert shown["shape"] == "encoder 3 layers × 8 heads, decoder 2 layers × 4 heads" and shown["d_model"] == "256"
 
 
-def csv_links(html: str) -> dict[str, bytes]:
-    return {a["download"]: data_of(a["href"]) for a in Parsed(html).all("a") if "download" in a}
+def files_of(html: str) -> dict[str, bytes]:
+    """What the page carries, by the names under which it is saved."""
+    carried = [json.loads(data) for data in re.findall(r'<script type="application/json" data-file="[^"]*">(.*?)</script>', html)]
+    return {one["name"]: zlib.decompress(base64.b64decode(one["deflate"], validate=True)) for one in carried}
 
 
 def test_every_figure_and_table_can_be_taken_along():
-    links = csv_links(page([result()], title="t"))
-    assert sorted(links) == sorted(f"head-ablation-{n}.csv" for n in ("alpha", "attention-map", "bars", "heatmap", "histogram", "lines", "token-map", "zeta"))
+    links = files_of(page([result()], title="t"))
+    assert set(links) == {"report.json", *(f"head-ablation-{n}.csv" for n in ("alpha", "zeta", *(figure.name for figure in figures())))}
     frame = pd.read_csv(io.BytesIO(links["head-ablation-zeta.csv"]))
     pd.testing.assert_frame_equal(frame, table().frame.astype({"token": frame["token"].dtype}))
     assert links["head-ablation-zeta.csv"].decode().splitlines()[2] == "word,NaN,1,False"
@@ -267,8 +324,8 @@ def test_a_long_table_is_cut_and_says_so():
     frame = pd.DataFrame({"x": np.arange(200_000) / 7})
     long = Table(frame=frame, columns={"x": Column(unit="nats", meaning="m")}, caption="c")
     html = page([result(tables={"long": long}, figures=())], title="t")
-    assert "The first 20 of 200,000 rows are shown." in html
-    content = csv_links(html)["head-ablation-long.csv"]
+    assert "The first 6 of 200,000 rows are shown." in html
+    content = files_of(html)["head-ablation-long.csv"]
     assert 200_000 < len(content) <= 250_000 and content.endswith(b"\n")
     rows = len(content.decode().splitlines()) - 1
     assert f"the first {rows:,} of 200,000 rows; all of them are in head-ablation/tables/long.parquet" in html
@@ -306,8 +363,8 @@ def test_the_content_hash_leaves_out_times_pictures_and_words():
 
 
 def test_without_a_script_nothing_is_missing():
-    """The theme button works only with the script, so it is hidden until the script shows it; everything else is in the HTML."""
+    """Buttons work only with the script, so they are hidden until the script shows them; everything else is in the HTML."""
     html = page([result()], title="t")
-    button, = checked(html).all("button")
-    assert "hidden" in button
+    buttons = checked(html).all("button")
+    assert buttons and all("hidden" in button for button in buttons)
     assert "localStorage" not in html and "innerHTML" not in html and "eval(" not in html and "fetch(" not in html
