@@ -115,3 +115,10 @@ def shape_of(model: Model) -> str:
         kind = "decoder" if model.config.causal else "encoder"
         return f"{kind} of {model.config.n_layers} layers × {model.config.n_heads} heads, d_model {model.config.d_model}"
     return "; ".join(f"{side.name} of {side.config.n_layers} layers × {side.config.n_heads} heads, d_model {side.config.d_model}" for side in sides(model))
+
+
+def attention_path(model: Model) -> str:
+    """How attention is computed: the fused kernel takes neither capped scores, nor additive ones, nor embedded distances."""
+    modules = [part for side in sides(model) for block in side.stack.blocks for part in (block.attn, block.cross_attn) if part is not None]
+    open_ = sum(part.cap is not None or part.w_score is not None or part.shaw is not None for part in modules)
+    return "explicit" if open_ == len(modules) else "fused, explicit where observed" if not open_ else f"explicit in {open_} of {len(modules)} attentions, else fused"

@@ -10,7 +10,8 @@ import pandas as pd
 
 from analyses._anatomy import head_label
 from analyses._attention_evidence import Part, parts_of
-from analyses._attention_scores import WITHOUT, Thresholds
+from analyses._attention_scores import ROLES, WITHOUT, Thresholds
+from analyses._attention_thumbnails import thumbnails_of, whole_maps_of
 from analyses._contract import Tables
 from reports import AttentionMap, Figure, Heatmap, Lines, Series
 
@@ -39,8 +40,10 @@ def _drawn(part: Part, tables: Tables, above: Thresholds) -> Iterator[Figure]:
     drawn: list[Figure] = [_heatmap(one, part) for one in maps if part.has(one.column)]
     if layers["median"].notna().any():
         drawn.insert(1 if drawn else 0, _entropy_by_layer(part, layers))
+    if part.has("first_token_mass"):
+        drawn.append(_sink_by_layer(part))
     yield from drawn
-    if not patterns.empty:
+    if part.attention in set(tables["flagged"].frame["attention"]):
         yield _patterns(part, patterns, tables)
 
 
@@ -123,6 +126,7 @@ def _heatmap(one: _Map, part: Part) -> Heatmap:
         "threshold": one.threshold,
     }
     return Heatmap(
+        part="heads",
         name=_name(part, one.name),
         title=_title(part, one.title.format(**facts)),
         caption=f"{one.caption} One cell per head, means over sequences; n = {len(values)} heads.",
@@ -130,6 +134,7 @@ def _heatmap(one: _Map, part: Part) -> Heatmap:
         values=grid.to_numpy(dtype=float),
         rows=[str(i) for i in grid.index],
         columns=[str(i) for i in grid.columns],
+        column_groups=_groups(part),
         row_label="layer",
         column_label="head",
         unit=one.unit,
@@ -155,6 +160,7 @@ def _entropy_by_layer(part: Part, layers: pd.DataFrame) -> Lines:
     )
     without = "it" if part.sees == "causal" else "them"
     return Lines(
+        part="layers",
         name=_name(part, "entropy-by-layer"),
         title=_title(
             part,
@@ -170,27 +176,68 @@ def _entropy_by_layer(part: Part, layers: pd.DataFrame) -> Lines:
     )
 
 
-def _patterns(part: Part, long: pd.DataFrame, tables: Tables) -> AttentionMap:
+def _sink_by_layer(part: Part) -> Lines:
+    """How much of their attention the heads of each block rest on the first token."""
+    quantiles = part.heads.groupby("layer")["first_token_mass"].quantile([0.05, 0.5, 0.95, 1.0]).unstack()
+    low, median, high, top = (quantiles[share].to_numpy() for share in (0.05, 0.5, 0.95, 1.0))
+    peak = int(np.nanargmax(median))
+    return Lines(
+        part="layers",
+        name=_name(part, "sink-by-layer"),
+        title=_title(part, f"The median head rests {median[peak]:.0%} of its attention on the first token in layer {quantiles.index[peak]}, {median[0]:.0%} in the first"),
+        caption="Mean mass on the first token over rows that see at least two keys; median over the heads of a layer, the band holds 5–95 % of them "
+        f"(n = {len(part.heads) // len(quantiles)} heads per layer).",
+        alt="Median " + ", ".join(f"{median[i]:.2f} in layer {quantiles.index[i]}" for i in range(0, len(median), max(1, len(median) // 6))) + f"; largest head {np.nanmax(top):.2f}.",
+        x=quantiles.index.to_numpy(dtype=float),
+        series={"median head": Series(y=median, low=low, high=high), "largest head": Series(y=top)},
+        x_label="layer",
+        y_label="mass on the first token",
+    )
+
+
+def _groups(part: Part) -> list[str]:
+    """Which key-value head each query head reads, where they share them; nothing elsewhere."""
+    read = part.heads.drop_duplicates("head").sort_values("head")["kv_head"]
+    return [] if read.is_unique else [f"KV {i}" for i in read]
+
+
+def _patterns(part: Part, maps: pd.DataFrame, tables: Tables) -> AttentionMap:
     flagged, kinds = (frame[frame["attention"] == part.attention] for frame in (tables["flagged"].frame, tables["attentions"].frame))
     tokens = tables["tokens"].frame
     queries, keys = (tokens.loc[tokens["sequence"] == kinds[axis].iloc[0], "token"].tolist() for axis in ("queries", "keys"))
-    patterns = {}
-    for _, head in flagged.iterrows():
-        rows = long[long["label"] == head["label"]]
-        patterns[_place(head)] = np.zeros((len(queries), len(keys)))
-        patterns[_place(head)][rows["query"], rows["key"]] = rows["mass"]
-    strongest = (f"{label} query {len(p) - 1} looks at key {int(p[-1].argmax())} with {p[-1].max():.2f}" for label, p in patterns.items())
+    shape = {"n_queries": len(queries), "n_keys": len(keys), "causal": part.sees == "causal"}
+    whole = {head_label("self", *place): pattern for place, pattern in whole_maps_of(maps, **shape).items()}
+    notes = {_place(head): head["why"] for _, head in flagged.iterrows()}
+    patterns = {label: whole[label] for label in [*notes, *sorted(whole.keys() - notes.keys())] if label in whole}
+    strongest = (
+        f"{label} query {len(p) - 1} looks at key {int(p[-1].argmax())} with {p[-1].max():.2f}" for label, p in patterns.items() if label in notes
+    )
     return AttentionMap(
-        name=_name(part, "flagged-heads"),
-        title=_title(part, "What the most extreme heads look at: " + ", ".join(patterns)),
-        caption=f"{_what_is_shown(part, len(queries), len(keys))} A head's extreme was measured on "
-        f"{'all' if kinds['queries'].iloc[0] != 'text' else 'other'} texts. Attention is not importance: see ablation.",
+        part="attention",
+        name=_name(part, "explorer"),
+        title=_title(part, f"What {len(part.heads)} heads look at" + (f"; the most extreme are {', '.join(notes)}" if notes else "")),
+        caption=f"{_what_is_shown(part, len(queries), len(keys))} A head's extreme was measured on all texts.",
         alt="At the last token, " + "; ".join(strongest) + ".",
         patterns=patterns,
         queries=queries,
         keys=keys,
-        notes=dict(zip(patterns, flagged["why"], strict=True)),
+        notes=notes,
+        sees=part.sees,
+        thumbnails=thumbnails_of(maps, **shape),
+        scores=_scores(part),
+        heads_per_kv=int(part.heads.groupby(["layer", "kv_head"])["head"].count().max()),
     )
+
+
+def _scores(part: Part) -> dict[str, np.ndarray]:
+    """What heads are sorted and filtered by, Float[layer, head]: the scores for which they are flagged."""
+    called = {"broadest": "normalised entropy", "farthest": "distance in tokens"}
+    columns = {role if part.has(role) else f"{role}_text": called.get(why, why) for role, why in ROLES[part.sees].items()}
+    return {
+        name: part.heads.pivot(index="layer", columns="head", values=column).to_numpy(float)
+        for column, name in columns.items()
+        if part.has(column)
+    }
 
 
 def _what_is_shown(part: Part, n_queries: int, n_keys: int) -> str:

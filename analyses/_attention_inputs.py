@@ -16,10 +16,8 @@ from model import EncoderDecoder, Transformer
 
 SHORTEST = 4
 """tokens: a shorter text or period says nothing"""
-EXAMPLE_TOKENS = 48
-"""the patterns of flagged heads are kept for at most this many tokens"""
-EXAMPLE_TEXT = 24
-"""tokens of the text that are shown where there is no prompt"""
+EXAMPLE_TOKENS = 256
+"""the patterns of all heads are shown on at most this many tokens"""
 
 
 @dataclass(frozen=True)
@@ -83,17 +81,17 @@ def drawable(model: Transformer) -> list[int]:
 
 
 def example(model: Model, corpus: Corpus, read: Inputs | None) -> Inputs:
-    """One example without padding: the first prompt, or else the beginning of the text; of two stacks the first pair that was
+    """One example without padding: the beginning of the text, or else the first prompt; of two stacks the first pair that was
     `read`. One token with the id 0 where there is nothing.
     """
     if isinstance(model, EncoderDecoder):
         return _pair(read) if read is not None else tuple(torch.zeros(1, 1, dtype=torch.long, device=model.device) for _ in range(2))
     most = min(EXAMPLE_TOKENS, model.config.n_ctx)
-    if model.tokenizer is not None and corpus.prompts:
-        return (model.tokenize([corpus.prompts[0].prompt])[0][:, :most],)
-    beginning = text(model, corpus, n=1, length=min(EXAMPLE_TEXT, most))
+    beginning = text(model, corpus, n=1, length=most)
     if beginning is not None:
         return beginning
+    if model.tokenizer is not None and corpus.prompts:
+        return (model.tokenize([corpus.prompts[0].prompt])[0][:, :most],)
     return (
         corpus.tokens[None, :most].to(model.device) if len(corpus.tokens) else torch.zeros(1, 1, dtype=torch.long, device=model.device),
     )

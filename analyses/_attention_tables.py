@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses._anatomy import AttentionKind, head_label
+from analyses._anatomy import AttentionKind
 from analyses._attention_recording import Measured
 from analyses._attention_scores import RANDOM, TEXT, sees
 from analyses._contract import table
@@ -119,30 +119,12 @@ def repeats_table(losses: Mapping[str, tuple[float, int]]) -> Table:
 def flagged_table(flagged: pd.DataFrame) -> Table:
     return table(
         flagged,
-        "The heads whose patterns are kept.",
+        "The most extreme heads.",
         attention=KIND,
         label=("", "layer and head"),
         layer=("", "block"),
         head=("", "head in its layer"),
         why=("", "what it is the extreme of"),
-    )
-
-
-def patterns_table(patterns: Mapping[tuple[str, int, int], np.ndarray], causal: Mapping[str, bool]) -> Table:
-    columns, frames = ["attention", "label", "query", "key", "mass"], []
-    for (key, layer, head), pattern in patterns.items():
-        query, at = np.tril_indices(len(pattern)) if causal[key] else (grid.ravel() for grid in np.indices(pattern.shape))
-        frames.append(
-            pd.DataFrame({"attention": key, "label": head_label(key, layer, head), "query": query, "key": at, "mass": pattern[query, at]})
-        )
-    return table(
-        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns),
-        "Patterns of the flagged heads on the example; in causal attention the mass on later tokens is 0 and left out.",
-        attention=KIND,
-        label=("", "layer and head"),
-        query=("", "position that attends"),
-        key=("", "position attended to"),
-        mass=("1", "attention probability"),
     )
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from analyses._attribution_evidence import unit_of
-from analyses._attribution_measure import CONTRAST
+from analyses._attribution_measure import CONTRAST, EXACT
 from analyses._contract import Tables
 from reports import Bars, Figure, Heatmap, TokenMap, visible_token
 
 SHOWN = 3
 
 
-def draw(tables: Tables, *, tolerance: float) -> tuple[Figure, ...]:
+def draw(tables: Tables, *, tolerance: float, baseline: str) -> tuple[Figure, ...]:
     """Texts, gaps, agreement."""
     complete = tables["completeness"].frame
-    return (*(_text(tables, row, tolerance) for row in complete.head(SHOWN).itertuples()), *_gaps(tables, tolerance), *_agreement(tables))
+    return (*(_text(tables, row, tolerance, baseline) for row in complete.head(SHOWN).itertuples()), *_gaps(tables, tolerance), *_agreement(tables))
 
 
-def _text(tables: Tables, prompt: object, tolerance: float) -> TokenMap:
+def _text(tables: Tables, prompt: object, tolerance: float, baseline: str) -> TokenMap:
     tokens = tables["tokens"].frame
     here = tokens[tokens["example"] == prompt.example]
     rows = {method: (part["token"].tolist(), part["attribution"].to_numpy(float)) for method, part in here.groupby("method", sort=False)}
@@ -33,14 +33,29 @@ def _text(tables: Tables, prompt: object, tolerance: float) -> TokenMap:
         what, where = f"mean log-probability of the target “{visible_token(prompt.target)}”", " of the source"
         reading = "Red speaks for the target, blue against it."
     return TokenMap(
+        part="attribution",
         name=f"tokens-{prompt.example}",
         title=f"Prompt {prompt.example}: taking out “{visible_token(exact['token'])}” changes the {'preference' if prompt.metric == CONTRAST else 'answer'} most, by {-exact['attribution']:+.2f} {unit}",
-        caption=f"Share of each token{where} in the {what}, {prompt.clean:+.2f} {unit} ({prompt.baseline:+.2f} at the baseline). {reading} "
+        caption=f"Share of each token{where} in the {what}, {prompt.clean:+.2f} {unit} ({prompt.baseline:+.2f} at the baseline, {baseline}). {reading} "
         f"Integrated gradients {sound} (gap {prompt.gap:.2g}). n = {len(rows['occlusion'][0])} tokens; colours share one scale.",
         alt=f"Strongest token by {words} {unit}.",
         rows=rows,
+        notes=_notes(tables, prompt),
         unit=unit,
     )
+
+
+def _notes(tables: Tables, prompt: object) -> dict[str, str]:
+    """How far each method adds up, and how it agrees with the exact effect of taking a token out."""
+    agreement = tables["agreement"].frame
+    rho = agreement[agreement["example"] == prompt.example].set_index("method")["without_first"]
+    sums = {"integrated gradients": prompt.sum_integrated, "gradient × input": prompt.sum_gradient, EXACT: prompt.sum_occlusion}
+    found = {}
+    for method, total in sums.items():
+        gap = f", gap {prompt.gap:.2g}" if method == "integrated gradients" else ""
+        agrees = "exact" if method == EXACT else f"ρ = {rho[method]:.2f} with occlusion" if np.isfinite(rho.get(method, np.nan)) else ""
+        found[method] = "; ".join(part for part in (f"sum {total:+.2f} of {prompt.difference:+.2f}{gap}", agrees) if part).replace("-", "−")
+    return found
 
 
 def _gaps(tables: Tables, tolerance: float) -> tuple[Bars, ...]:
@@ -52,6 +67,7 @@ def _gaps(tables: Tables, tolerance: float) -> tuple[Bars, ...]:
     bad = int((complete["gap"] > tolerance).sum())
     return (
         Bars(
+            part="attribution",
             name="completeness",
             title=f"Integrated gradients adds up in {len(complete) - bad} of {len(complete)} prompts",
             caption=f"Completeness gap |Σ attribution − (f(x) − f(b))| / |f(x) − f(b)| of each prompt, as powers of ten above (red) or below (blue) the allowed {tolerance:g}. n = {len(complete)} prompts, no error bars: the gap is computed, not sampled.",
@@ -76,6 +92,7 @@ def _agreement(tables: Tables) -> tuple[Heatmap, ...]:
     words = ", ".join(f"{method} {value:.2f}" for method, value in medians.items())
     return (
         Heatmap(
+            part="attribution",
             name="agreement",
             title=f"Rank correlation with the exact effect of taking a token out, median: {words}",
             caption="Spearman's rank correlation between each method and occlusion, over the tokens of a prompt without the first one. 1: the same order; 0: none. "

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analyses._anatomy import head_label
 from analyses._contract import Tables
-from analyses._head_ablation_evidence import WORDS
+from analyses._head_ablation_evidence import HEADLINE, WORDS
 from analyses._head_ablation_measure import SHIFT, TASK
 from reports import Bars, Figure, Heatmap
 
@@ -24,14 +24,16 @@ def draw(tables: Tables) -> tuple[Figure, ...]:
     effects = tables["effects"].frame
     if effects.empty:
         return ()
-    maps = [_map(part, metric, kind, key) for (metric, kind, key), part in effects.groupby(["metric", "ablation", "attention"], sort=False)]
+    shown = {metric: next(kind for kind in HEADLINE if (part["ablation"] == kind).any()) for metric, part in effects.groupby("metric", sort=False)}
+    maps = [_map(part, metric, kind, key, kind == shown[metric]) for (metric, kind, key), part in effects.groupby(["metric", "ablation", "attention"], sort=False)]
     metrics = effects["metric"].unique()
     chosen = TASK if TASK in metrics else None if set(effects["attention"]) == {"self"} and metrics[0] == "loss" else metrics[0]
     bars = [] if chosen is None else [_strongest(effects[effects["metric"] == chosen], chosen)]
     return (*bars, *maps)
 
 
-def _map(part: pd.DataFrame, metric: str, kind: str, key: str) -> Heatmap:
+def _map(part: pd.DataFrame, metric: str, kind: str, key: str, headline: bool) -> Heatmap:
+    """One ablation and metric of one kind of attention; the headline ablation of each metric stands with the other maps of heads."""
     what, unit = WORDS[metric]
     grid = part.pivot(index="layer", columns="head", values="effect")
     top = part.loc[part["effect"].abs().idxmax()]
@@ -41,6 +43,7 @@ def _map(part: pd.DataFrame, metric: str, kind: str, key: str) -> Heatmap:
     where = f" in {KINDS[key]}" if key != "self" else ""
     digits = ".3f" if metric == SHIFT else ".2f"
     return Heatmap(
+        part="heads" if headline else "",
         name="-".join(["map", *([] if key == "self" else [key]), metric.replace("_", "-"), kind]),
         title=f"{kind.capitalize()} ablation{where}: {name} changes the {what} most, by {top['effect']:+{digits}} {unit}",
         caption=f"Effect of {kind} ablation of each head{where} on the {what} (clean: {top['clean']:.2f} {unit}), mean over {n} {examples}. The sign is ablated − clean; {meaning}.",
@@ -72,6 +75,7 @@ def _strongest(effects: pd.DataFrame, metric: str) -> Bars:
     labels = [f"{head_label(*one[:3])} {one[3]}" for one in chosen]
     told = "; ".join(f"{name} {e:+.2f}" for name, e in zip(labels[: 3 * len(kinds)], picked["effect"], strict=False))
     return Bars(
+        part="heads",
         name="strongest-heads",
         title=f"{head_label(*order[0])} has the largest effect on the {what}: {values} {unit}",
         caption=f"{spread} side by side, for the {len(order)} heads with the largest effect under any of them, ablated − clean, mean over {_counts(picked)} {examples}. Lines: 95 % bootstrap intervals over {examples}, "

@@ -29,6 +29,7 @@ def _loss(loss: pd.DataFrame, loss_of: str) -> Lines:
     over = "chunks of text" if text else f"targets{', which the model wrote itself' if loss_of == 'own targets' else ''}"
     most = f"Lowest after {int(best['first'])} to {int(best['last'])} tokens."
     return Lines(
+        part="scaling",
         name="loss-by-context",
         title=f"Loss by {'context' if text else 'tokens of the target'}: {first['loss']:.2f} nats after {int(first['first'])} to {int(first['last'])} tokens, {last['loss']:.2f} after {int(last['first'])} to {int(last['last'])}",
         caption=f"Mean cross-entropy of the next token in bins of context length, at the shortest context of each bin; the first point is {start}. Band: 95 % bootstrap interval over n = {int(loss['n'].iloc[0])} {over}. {most}",
@@ -52,6 +53,7 @@ def _operations(operations: pd.DataFrame, kind: str) -> Lines:
     each = " of source and of target each" if kind == "encoder-decoder" else ""
     ending = ", unembedding at the last position only" if last["unembedding"] else ""
     return Lines(
+        part="scaling",
         name="operations",
         title=f"Operations: attention takes {last['share']:.0%} of {format_number(last['total'] / 1e9)} GFLOP at {int(last['length'])} tokens{each}",
         caption=f"Floating-point operations of one forward pass by formula, a multiply-add counted as 2{ending}. {crossing}. n = {len(operations)} lengths; exact, no error.",
@@ -87,6 +89,7 @@ def _time(summary: pd.DataFrame, fits: pd.DataFrame) -> Lines:
         + "."
     )
     return Lines(
+        part="scaling",
         name="time",
         title=f"Time of a forward pass: {format_number(float(summary['seconds'].iloc[-1]))} s at {int(lengths[-1])} tokens; {said}",
         caption=f"Median of n = {int(summary['n'].min())} passes of each length in random order; band: interquartile range. The fit is c + a·n + b·n² without negative coefficients, on relative error. {noisy}",
@@ -105,6 +108,7 @@ def _memory(memory: pd.DataFrame, fits: pd.DataFrame) -> Lines:
     lengths = memory["length"].to_numpy(float)
     said = _crossover(fits[(fits["cost"] == "memory") & (fits["coefficient"] == "crossover")])
     return Lines(
+        part="scaling",
         name="memory",
         title=f"Peak of live tensors: {format_number(float(memory['bytes'].iloc[-1] / 2**20))} MiB at {int(lengths[-1])} tokens; {said}",
         caption=f"Most bytes of live tensors at once in a forward pass, beyond weights and input. The fit is c + a·n + b·n² without negative coefficients. n = 1 pass for each of {len(memory)} lengths: counted, not sampled.",

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analyses._anatomy import head_label
 from analyses._contract import Tables
+from analyses._patching_circuit_figures import graph
 from analyses._patching_evidence import NAMES, VERBS, label, strongest
 from reports import Bars, Figure, Heatmap
 
@@ -22,7 +23,7 @@ def draw(tables: Tables) -> tuple[Figure, ...]:
         return ()
     by_kind = [_heads(part, str(kind), task) for kind, part in heads.groupby("attention", sort=False)]
     groups = cells.groupby(["example", "stack", "part"], sort=False)
-    return (_strongest(heads, task), *by_kind, *(_map(part, *key, tables) for key, part in groups if strongest(part) is not None))
+    return (_strongest(heads, task), *by_kind, *graph(tables), *(_map(part, *key, tables) for key, part in groups if strongest(part) is not None))
 
 
 def _strongest(heads: pd.DataFrame, task: pd.Series) -> Bars:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from analyses._anatomy import Model
+from analyses._anatomy import Model, attention_path
 from analyses._corpus import Corpus
 from reports import Provenance
 
@@ -23,12 +23,12 @@ PACKAGES = ("prosect", "torch", "numpy", "pandas", "matplotlib", "captum", "toke
 def provenance(model: Model, corpus: Corpus, *, seed: int, command: Sequence[str] = ("python",)) -> Provenance:
     """Everything needed to run it again, as it is now."""
     config, source = model.config, model.source
-    commit, dirty = _git()
+    commit, dirty = source_state()
     return Provenance(
-        command=shlex.join(command), versions={"python": platform.python_version(), "prosect code": _code(), **_versions()}, git_commit=commit, git_dirty=dirty,
+        command=shlex.join(command), versions=versions(), git_commit=commit, git_dirty=dirty,
         model={
             "name": source.name, "kind": source.kind, "package": source.package, "licence": source.licence,
-            "steps": "; ".join(source.steps), "sha256": source.sha256(model), **config.to_dict(),
+            "steps": "; ".join(source.steps), "sha256": source.sha256(model), "attention_path": attention_path(model), **config.to_dict(),
         },
         corpus={
             "digest": corpus.digest, "text": corpus.text_source, "text_tokens": len(corpus.tokens),
@@ -39,8 +39,9 @@ def provenance(model: Model, corpus: Corpus, *, seed: int, command: Sequence[str
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Python's, that of prosect's own source files, and those of the packages that compute and draw."""
+    found = {"python": platform.python_version(), "prosect code": _code()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -60,7 +61,7 @@ def _code() -> str:
     return digest.hexdigest()[:16]
 
 
-def _git() -> tuple[str | None, bool | None]:
+def source_state() -> tuple[str | None, bool | None]:
     """The commit of the source tree that runs, and whether it differs from it; None outside a checkout."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():

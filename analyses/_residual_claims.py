@@ -110,6 +110,7 @@ def evidence(tables: Tables) -> list[Evidence]:
             *_growth_evidence(one, before),
             *_influence_evidence(one, before),
             *_answer_evidence(one, before),
+            *_contribution_evidence(one, before),
         ]
     return found
 
@@ -171,6 +172,17 @@ def _answer_evidence(tables: Tables, before: str) -> list[Evidence]:
         Evidence(name=before + name, measured=float(row[column]), unit=unit, where=f"after {int(row['state'])} blocks")
         for _, row in middle.iterrows()
     ]
+
+
+def _contribution_evidence(tables: Tables, before: str) -> list[Evidence]:
+    if "contributions_answer" not in tables:
+        return []
+    asked = tables["contributions_answer"].frame.iloc[0]
+    if not np.isfinite(asked.error):  # logits at their cap have no value before it
+        return []
+    name = f"{before}sum of direct contributions − measured logit difference"
+    where = f"logit difference {asked.measured:.3g}"
+    return [Evidence(name=name, measured=float(asked.error), unit="logits", where=where, source="an identity: what is left is rounding")]
 
 
 def version(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from analyses import _residual_answer_figures as answer
 from analyses import _residual_lens_figures as lens
 from analyses import _residual_norm_figures as norms
 from analyses._contract import Tables
-from analyses._residual_measure import ALL, SHARES, SINKS, WITHOUT_SINKS
+from analyses._residual_measure import ALL, SINKS, WITHOUT_SINKS
 from analyses._residual_series import BAND, band, count, line, of, span
+from analyses._residual_statistics import SHARES
 from analyses._residual_tables import by_stack
 from reports import Figure, Heatmap, Lines, format_number
 
@@ -54,6 +56,7 @@ def _norm(tables: Tables) -> Lines:
         grows = f"is what the norm layers make it, {span(body.norm_median[body.state > 0])}"
     top = every.loc[every.norm_max.idxmax()]
     return Lines(
+        part="layers",
         name="norm",
         title=f"Away from the sinks the norm {grows}; the largest token reaches {format_number(top.norm_max)}",
         caption=f"L2 norm of the residual stream. {BAND} (n = {count(body)} without sink positions). Sink positions: the first token, and norms above ten times the median of their text."
@@ -104,6 +107,7 @@ def _additions(tables: Tables) -> Lines:
     starts = ", ".join(f"{ADDITIONS[name][0]} {blocks[f'{name}_median'].iloc[0]:.2f}" for name in there)
     rest = ", ".join(f"{ADDITIONS[name][0]} {size}" for name, size in sizes.items())
     return Lines(
+        part="layers",
         name="additions",
         title=f"{'After block 0, ' if len(blocks) > 1 else ''}attention adds {sizes['attn']} of the stream's norm{others}",
         caption=f"{_listed([formulas[name] for name in there])}, median over tokens that are no sink positions. {BAND} (n = {count(blocks)}).",
@@ -131,6 +135,7 @@ def _cosine(tables: Tables) -> Lines:
         else "no position away from the sinks"
     )
     return Lines(
+        part="layers",
         name="cosine",
         title=facts[0].upper() + facts[1:],
         caption=f"Cosine between the stream before and after each block. {BAND} (n = {count(body)}). A sink position that hardly turns does not mean that a block does nothing.",
@@ -168,8 +173,10 @@ FIGURES: tuple[tuple[Callable[[Tables], Figure | None], str], ...] = (
     (_shares, "states"),
     (lens.divergence, "lens"),
     (lens.agreement, "lens"),
-    (lens.example, "lens_example"),
+    (lens.example, "lens_choices"),
+    (lens.target_rank, "lens_targets"),
     (lens.pooled, "pooled"),
+    (answer.waterfall, "contributions"),
     (norms.scales, "norms"),
     (norms.gains, "norms"),
 )

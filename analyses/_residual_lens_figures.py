@@ -9,7 +9,7 @@ from analyses._contract import Tables
 from analyses._residual_claims import CLOSE
 from analyses._residual_measure import ALL, WITHOUT_SINKS
 from analyses._residual_series import BAND, band, count, first, lasting, line, of
-from reports import Heatmap, Lines, visible_token
+from reports import LensGrid, Lines, Series, visible_token
 
 MASKS = ("[MASK]", "<mask>")
 """how the tokens look that a masked-LM head is to guess"""
@@ -20,6 +20,7 @@ def divergence(tables: Tables) -> Lines:
     body = _body(tables)
     shown = body[body.state > 0]
     return Lines(
+        part="lens",
         name="logit-lens-kl",
         title=f"The logit lens stays up to {shown.kl_mean.max():.1f} nats from the answer and comes within 1 nat after {first(body, body.kl_mean <= 1)} of {int(body.state.max())} blocks",
         caption=f"KL(final ‖ lens) over {'masked tokens' if _masked(tables) else 'tokens'} that are no sink positions, from the first block on. {BAND} (n = {count(body)}). Early divergence is mostly a matter of basis, not of missing knowledge.",
@@ -38,6 +39,7 @@ def agreement(tables: Tables) -> Lines:
     lens, body = tables["lens"].frame, _body(tables)
     every = of(lens, ALL)
     return Lines(
+        part="lens",
         name="logit-lens-agreement",
         title=f"The top token agrees with the answer at half of the positions after {first(body, body.agreement >= 0.5)} of {int(body.state.max())} blocks",
         caption=f"Share of tokens where the most probable {_answer(tables)} of the logit lens is the model's own (n = {count(body)} without sink positions).",
@@ -51,10 +53,9 @@ def agreement(tables: Tables) -> Lines:
     )
 
 
-def example(tables: Tables) -> Heatmap:
-    """The most probable token after every block, at every position of one text."""
+def example(tables: Tables) -> LensGrid:
+    """The most probable tokens after every block, at every position of one text."""
     frame = tables["lens_example"].frame
-    grid, said = (frame.pivot(index="state", columns="position", values=what) for what in ("probability", "top_token"))
     seen = frame[frame.state == 0].sort_values("position").token.tolist()
     shown = _shown_position(tables, seen)
     column = frame[frame.position == shown].sort_values("state")
@@ -62,21 +63,57 @@ def example(tables: Tables) -> Heatmap:
     since = int(column.state.iloc[-1] - (column.top_token == answer.top_token)[::-1].cumprod().sum() + 1)
     word, token = visible_token(answer.top_token), visible_token(seen[shown])
     where = f"at {token}" if _masked(tables) else f"after “{token}”"
-    return Heatmap(
+    states = sorted(frame.state.unique())
+    choices = tables["lens_choices"].frame.sort_values(["state", "position", "choice"])
+    shape = len(states), len(seen), -1
+    targets, ranks = _targets(tables, len(states), len(seen))
+    return LensGrid(
         name="logit-lens-example",
+        part="lens",
         title=f"“{word}” {where} is the first choice from {since} of {int(column.state.max())} blocks on",
         caption=f"The most probable {_answer(tables)} at every position after every block, coloured by its probability; the last row is the model's own prediction. One text of {len(seen)} tokens.",
         alt=f"At {'position ' + str(shown) if _masked(tables) else 'the last position'} the model predicts “{word}” with probability {answer.probability:.2f}, first and lastingly after {since} blocks.",
-        values=grid.to_numpy(dtype=float),
-        text=np.array([[visible_token(t) for t in row] for row in said.to_numpy()], dtype=object),
-        rows=[str(i) for i in grid.index],
-        columns=[visible_token(t) for t in seen],
-        row_label="blocks passed",
-        column_label="token",
-        unit="probability",
-        low=0.0,
-        high=1.0,
+        probabilities=choices.probability.to_numpy(dtype=float).reshape(shape),
+        tokens=choices.token.to_numpy(dtype=object).reshape(shape),
+        layers=[str(i) for i in states],
+        positions=seen,
+        layer_label="blocks passed",
+        targets=targets,
+        ranks=ranks,
     )
+
+
+def target_rank(tables: Tables) -> Lines:
+    """Where the right answer stands among all tokens after every block: at the end of the text, and at its median position."""
+    frame = tables["lens_targets"].frame
+    by_state = frame.groupby("state")["rank"].median()
+    last = frame[frame.position == frame.position.max()].sort_values("state")
+    word, n = visible_token(last.target.iloc[0]), frame.position.nunique()
+    ranks = last["rank"].to_numpy(dtype=float)
+    best = int(ranks.min())
+    title = f"“{word}” at position {int(last.position.iloc[0])} ends at rank {int(ranks[-1]):,}"
+    return Lines(
+        name="logit-lens-target-rank",
+        part="lens",
+        title=f"{title}{'' if ranks[-1] == best else f', its best is {best:,}'}, from {int(ranks[0]):,} at the embedding",
+        caption=f"Rank of the right answer, {'what the mask hides' if _masked(tables) else 'the token that follows in the text'}, among all tokens; 1 is the first choice. n = {n} positions of one text.",
+        alt=f"Rank of “{word}”: " + ", ".join(f"{row.rank:,} after {row.state}" for row in last.iloc[:: max(1, len(last) // 6)].itertuples(index=False)) + " blocks.",
+        x=by_state.index.to_numpy(dtype=float),
+        x_label="blocks passed",
+        y_label="rank",
+        log_y=True,
+        series={f"“{word}”": Series(y=ranks)} | ({f"median of {n} positions": Series(y=by_state.to_numpy(dtype=float))} if n > 1 else {}),
+    )
+
+
+def _targets(tables: Tables, n_states: int, n_positions: int) -> tuple[list[str] | None, np.ndarray | None]:
+    """The right answers and their ranks on the grid of the example; nothing where there is none."""
+    if "lens_targets" not in tables:
+        return None, None
+    frame = tables["lens_targets"].frame
+    named = dict(zip(frame.position, frame.target, strict=True))
+    grid = frame.pivot(index="state", columns="position", values="rank").reindex(index=range(n_states), columns=range(n_positions))
+    return [named.get(i, "") for i in range(n_positions)], grid.to_numpy(dtype=float)
 
 
 def pooled(tables: Tables) -> Lines:
@@ -90,6 +127,7 @@ def pooled(tables: Tables) -> Lines:
         else ""
     )
     return Lines(
+        part="lens",
         name="pooled-representation",
         title=f"The pooled representation comes within cosine {CLOSE} of the final one after {first(body, there)} of {n_blocks} blocks",
         caption=f"Cosine between every state's average over tokens and the final one. Bands hold 5–95 % of the texts (n = {int(body.n_texts.max())} texts). The cosine to other texts' final representations says how much all texts share.{nearest}",

@@ -31,6 +31,7 @@ def scales(tables: Tables) -> Lines | None:
         headless = tables["stacks"].frame["head"].iloc[0] == "none"
         end = f"{format_number(final.scale_median.iloc[0])} {'at the end' if headless else 'before the unembedding'}"
     return Lines(
+        part="layers",
         name="norm-scales",
         title=f"The norms divide by {format_number(body.scale_median.iloc[0])} in block 0 and by {end}",
         caption="Scale of every norm layer, median over tokens; bands from the smallest to the largest without sink positions. What a block adds counts as much as its size over this scale.",

@@ -6,8 +6,8 @@ import dataclasses
 
 import pandas as pd
 
-from analyses import _residual_measure as measured
 from analyses._contract import Tables, table
+from analyses._residual_statistics import SHARES
 from reports import Table
 
 STACK = ("", "decoder or encoder")
@@ -79,7 +79,7 @@ def _spread(name: str, unit: str, meaning: str) -> dict[str, tuple[str, str]]:
 
 def states_table(frame: pd.DataFrame) -> Table:
     """Norms and shares of every state."""
-    shares = {f"top_{k}": ("1", f"share of ‖x‖² in the {k} largest coordinates of a token, median over tokens") for k in measured.SHARES}
+    shares = {f"top_{k}": ("1", f"share of ‖x‖² in the {k} largest coordinates of a token, median over tokens") for k in SHARES}
     return table(
         frame,
         "The residual stream after every block.",
@@ -176,6 +176,61 @@ def lens_example_table(frame: pd.DataFrame) -> Table:
         top_token=("", "most probable token"),
         probability=("1", "its probability"),
         kl=("nats", "KL(final ‖ lens)"),
+    )
+
+
+def lens_choices_table(frame: pd.DataFrame) -> Table:
+    """The first choices of every state of one text."""
+    return table(
+        frame,
+        "The first choices of the logit lens on the example.",
+        stack=STACK,
+        state=STATE,
+        position=("", "position"),
+        choice=("", "1: the most probable token"),
+        token=("", "the token"),
+        probability=("1", "its probability"),
+    )
+
+
+def lens_targets_table(frame: pd.DataFrame) -> Table:
+    """Where the right answer stands after every block."""
+    return table(
+        frame,
+        "The right answer in the logit lens on the example: the text's next token, or the masked one.",
+        stack=STACK,
+        state=STATE,
+        position=("", "position"),
+        target=("", "the right answer there"),
+        rank=("", "its place among all tokens, 1: the most probable"),
+        probability=("1", "its probability"),
+    )
+
+
+def contributions_table(frame: pd.DataFrame) -> Table:
+    """What every part writes of one logit difference."""
+    return table(
+        frame,
+        "Direct logit attribution: what each part adds to logit(answer) − logit(other) through the frozen final norm.",
+        stack=STACK,
+        layer=("", "block; −1: what enters block 0, number of blocks: biases behind the last"),
+        part=("", "embedding, attention, cross-attention, MLP, biases of final norm and head"),
+        contribution=("logits", "its direct share of the logit difference"),
+    )
+
+
+def answer_table(frame: pd.DataFrame) -> Table:
+    """Which answer was asked about, and how well its parts add up."""
+    return table(
+        frame,
+        "The logit difference whose parts were attributed.",
+        stack=STACK,
+        prompt=("", "what the answer stands behind"),
+        answer=("", "the target, or where there is none the model's first choice"),
+        other=("", "the foil, or the second choice"),
+        measured=("logits", "logit(answer) − logit(other) of a pass without observation, before a cap"),
+        total=("logits", "sum of all contributions"),
+        error=("logits", "total − measured: rounding"),
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from analyses._anatomy import Model, sides
+from analyses._baseline import against
+from analyses._compare import plain_value
 from analyses._contract import Analysis
 from analyses._corpus import Corpus, load_corpus
 from analyses._discovery import analyses, analysis_named
@@ -25,6 +27,7 @@ from reports import (
     StoreError,
     load_result,
     load_run,
+    read_saved,
     render,
     save_result,
     save_run,
@@ -80,12 +83,17 @@ def default_model() -> str:
     return chosen
 
 
-def load(request: Request) -> tuple[Model, Corpus]:
-    """The model and the corpus of a request. Raises Mistake."""
+def load(request: Request, *, called: str | None = None) -> tuple[Model, Corpus]:
+    """The model and the corpus of a request. A model that was `called` otherwise keeps that name: the text that suits it goes by it.
+
+    Raises Mistake.
+    """
     with mistakes(ValueError, OSError, RuntimeError):  # torch answers an unknown device with RuntimeError
         model = load_model(request.model, device=request.device, dtype=getattr(torch, request.dtype), adapter=request.adapter)
     if not isinstance(model, Transformer | EncoderDecoder):
         raise Mistake(f"{request.model} is no Transformer ({type(model).__name__}), and the analyses are about those")
+    if called is not None:
+        model.source = dataclasses.replace(model.source, name=called)
     _warm_up(model)
     with mistakes(ValueError, OSError):
         return model, load_corpus(model, text=request.text and Path(request.text), prompts=request.prompts and Path(request.prompts))
@@ -100,24 +108,31 @@ def _warm_up(model: Model) -> None:
     model(*[tokens] * len(sides(model)))
 
 
-def execute(request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False) -> Path:
-    """Run what is not done yet, save each result when it is whole, and render the report; its path.
+def execute(
+    request: Request, folder: Path, *, command: Sequence[str], title: str, overwrite: bool = False, baseline: Path | None = None
+) -> Path:
+    """Run what is not done yet, save each result when it is whole, and render the report, with what changed since `baseline`; its path.
 
-    Raises Mistake for a folder that holds another run, and for whatever `load` and the analyses refuse.
+    Raises Mistake for a folder that holds another run, a baseline that cannot be read, and whatever `load` and the analyses refuse.
     """
+    with mistakes(StoreError, OSError):
+        before = None if baseline is None else read_saved(baseline)
     chosen = request.built()
     model, corpus = load(request)
     made_by = provenance(model, corpus, seed=max((a.seed for a in chosen), default=0), command=command)
     run = {
         "title": title, "state": "incomplete", "analyses": [a.name for a in chosen],
         "parameters": dataclasses.asdict(request), "provenance": made_by,
+        "known": {name: analysis.title for name, analysis in analyses().items()},
     }
     with mistakes(StoreError, OSError):
-        _claim(folder, run, overwrite=overwrite)
+        claim_folder(folder, run, overwrite=overwrite)
         for analysis in tqdm(chosen, desc="prosect", unit="analysis", disable=None):
             if not _done(folder, analysis):
                 save_result(_answer(analysis, model, corpus, made_by), folder / analysis.name)
         save_run(folder, run | {"state": "complete"})
+        if before is not None:
+            save_run(folder, run | {"state": "complete", "baseline": against(before, read_saved(folder))})
         return render(folder)
 
 
@@ -141,7 +156,7 @@ def _done(folder: Path, analysis: Analysis) -> bool:
     return True
 
 
-def _claim(folder: Path, run: Mapping[str, Any], *, overwrite: bool) -> None:
+def claim_folder(folder: Path, run: Mapping[str, Any], *, overwrite: bool) -> None:
     """Make the folder this run's. Raises Mistake if it holds another run, or something that is no run."""
     if folder.exists() and not folder.is_dir():
         raise Mistake(f"--out {folder} is a file; name a folder")
@@ -162,19 +177,12 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before, now = old["provenance"], {f.name: getattr(new["provenance"], f.name) for f in dataclasses.fields(Provenance)}
     pairs += [(key, before.get(key), now[key]) for key in ("model", "corpus", "dtype", "device", "threads", "versions")]
     for key, was, becomes in pairs:
-        if _plain(was) != _plain(becomes):
+        if plain_value(was) != plain_value(becomes):
             if isinstance(was, Mapping) and isinstance(becomes, Mapping):
-                inner = next(k for k in sorted({*was, *becomes}) if _plain(was.get(k)) != _plain(becomes.get(k)))
+                inner = next(k for k in sorted({*was, *becomes}) if plain_value(was.get(k)) != plain_value(becomes.get(k)))
                 return f"{key} {inner}: {was.get(inner)!r}, now {becomes.get(inner)!r}"
             return f"{key}: {was!r}, now {becomes!r}"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    """Values as they come back from a file."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def everything(seed: int, only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Does a saved run still hold? Run it again and compare every table with what it says."""
+"""Does a saved run still hold? Run it again, from its folder or from the page alone, and compare every table with what it says."""
 
 from __future__ import annotations
 
@@ -6,108 +6,115 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-import numpy as np
-import pandas as pd
-
+from analyses._anatomy import Model
+from analyses._compare import Comparison, compare_tables, plain_value
+from analyses._corpus import Corpus, CorpusError
 from analyses._provenance import provenance
-from analyses._runs import Mistake, Request, load, mistakes
-from reports import Provenance, Result, StoreError, Table, load_result, load_run
-
-RELATIVE, ABSOLUTE = 1e-5, 1e-6
+from analyses._runs import DType, Mistake, Request, load, mistakes
+from probes import SiteError
+from reports import (
+    Provenance,
+    SavedAnalysis,
+    SavedRun,
+    StoreError,
+    read_saved,
+    saved_analysis,
+)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How one table of the run compares with the same table now."""
+class Verification:
+    """Every table compared, what else differs (versions, hardware, weights, text, verdicts), and whether the run still holds."""
 
-    analysis: str
-    table: str
-    outcome: Literal["exact", "within tolerance", "differs", "measured"]
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.analysis}/{self.table}: {self.outcome}{f' ({self.detail})' if self.detail else ''}"
+    compared: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    agrees: bool
 
 
-def verify(folder: Path) -> tuple[list[Comparison], list[str]]:
-    """Every table compared, and what else differs (versions, weights, corpus, verdicts).
+def verify(path: Path, *, model: str | None = None) -> Verification:
+    """Run again what a run's folder or its page tells of, and compare. `model` says where its weights are now.
 
-    Raises Mistake for a folder that holds no run, a run that is not complete, and whatever running it again refuses.
+    Raises Mistake for what holds no whole run, a run that is not complete, other weights than the run's under `model`, and
+    whatever running it again refuses.
     """
     with mistakes(StoreError, OSError):
-        run = load_run(folder)
-        saved = [load_result(folder / name) for name in run["analyses"] if (folder / name / "result.json").is_file()]
-    if run["state"] != "complete":
-        raise Mistake(f"{folder} is incomplete; run its command again first: {run['provenance']['command']}")
-    with mistakes(TypeError):
-        request = Request(**run["parameters"])
-    model, corpus = load(request)
-    now = provenance(model, corpus, seed=run["provenance"]["seed"])
-    notes = list(_changed(run["provenance"], now))
-    compared: list[Comparison] = []
-    for analysis, old in zip(request.built(), saved, strict=True):
-        new = analysis.run(model, corpus, provenance_of=now)
-        compared += list(_compare(old, new))
+        saved = read_saved(path)
+    if saved.state != "complete":
+        raise Mistake(f"{path} is incomplete; run its command again first: {saved.provenance.get('command', 'unknown')}")
+    request = _request(saved)
+    loaded, corpus = _loaded(request, saved, model)
+    now = provenance(loaded, corpus, seed=saved.provenance["seed"])
+    notes, compared, agrees = list(_changed(saved.provenance, now)), [], True
+    for analysis, old in zip(request.built(), _in_order(request, saved), strict=True):
+        with mistakes(CorpusError, SiteError):
+            new = saved_analysis(analysis.run(loaded, corpus, provenance_of=now))
+        tables = list(_tables(old, new, through_csv=saved.carried))
+        agrees &= all(one.outcome != "differs" for one in tables)
+        compared += tables
         if (old.verdict.status, old.verdict.claim) != (new.verdict.status, new.verdict.claim):
-            notes.append(f"verdict of {old.analysis}: {old.verdict.status}, now {new.verdict.status} ({new.verdict.claim})")
-    return compared, notes
+            timed = any(one.outcome == "measured" for one in tables)  # a claim about times is as steady as they are
+            notes.append(f"verdict of {old.name}{', which rests on times' if timed else ''}: {old.verdict.status}, now {new.verdict.status} ({new.verdict.claim})")
+            agrees &= timed
+    return Verification(tuple(compared), tuple(notes), agrees)
+
+
+def _request(saved: SavedRun) -> Request:
+    """The request of a run, checked field by field: a page may say anything. Raises Mistake."""
+    if "studies" in saved.parameters:
+        raise Mistake(f"{saved.place} holds studies, which train their own models; run its command again into another folder and compare: prosect diff {saved.place} OTHER")
+    with mistakes(TypeError):
+        request = Request(**saved.parameters)
+    texts = {name: getattr(request, name) for name in ("adapter", "text", "prompts")}
+    sound = (
+        isinstance(request.model, str) and isinstance(request.device, str) and request.dtype in get_args(DType)
+        and all(value is None or isinstance(value, str) for value in texts.values())
+        and isinstance(request.analyses, Mapping) and all(isinstance(one, Mapping) for one in request.analyses.values())
+        and isinstance(saved.provenance.get("seed"), int)
+        and all(isinstance(saved.provenance.get(part), Mapping) for part in ("versions", "model", "corpus"))
+    )
+    if not sound:
+        raise Mistake(f"the parameters that {saved.place} tells of are not those of a run; it was changed")
+    if {one.name for one in saved.analyses} != set(request.analyses):
+        raise Mistake(f"{saved.place} has results of {', '.join(one.name for one in saved.analyses)}, but was asked for {', '.join(request.analyses)}")
+    return request
+
+
+def _in_order(request: Request, saved: SavedRun) -> list[SavedAnalysis]:
+    found = {one.name: one for one in saved.analyses}
+    return [found[name] for name in request.analyses]
+
+
+def _loaded(request: Request, saved: SavedRun, model: str | None) -> tuple[Model, Corpus]:
+    """Model and corpus of the run; where the model's path is another machine's, from the place that the user names."""
+    told = saved.provenance.get("model", {})
+    if model is None:
+        path = Path(request.model).expanduser()
+        if told.get("kind") in ("folder", "gguf") and not path.exists():
+            raise Mistake(f"the model of this run was at {request.model}, which is not here; say where its weights are now: prosect verify {saved.place} --model PATH")
+        return load(request)
+    loaded, corpus = load(dataclasses.replace(request, model=model), called=request.model)
+    if (digest := loaded.source.sha256(loaded)) != told.get("sha256"):
+        raise Mistake(f"{model} holds other weights than the run's: SHA-256 {digest[:12]}…, but the run had {str(told.get('sha256'))[:12]}…")
+    return loaded, corpus
 
 
 def _changed(before: Mapping[str, Any], now: Provenance) -> Iterator[str]:
     current = {f.name: getattr(now, f.name) for f in dataclasses.fields(Provenance)}
     for part in ("versions", "model", "corpus"):
-        for key in sorted({*before[part], *current[part]}):
-            if before[part].get(key) != current[part].get(key):
-                yield f"{part} {key}: {before[part].get(key)}, now {current[part].get(key)}"
+        for key in sorted({*before.get(part, {}), *current[part]}):
+            was, becomes = before.get(part, {}).get(key), current[part].get(key)
+            if plain_value(was) != plain_value(becomes):
+                yield f"{part} {key}: {was}, now {becomes}"
     for key in ("git_commit", "dtype", "device", "threads", "platform"):
-        if before[key] != current[key]:
-            yield f"{key}: {before[key]}, now {current[key]}"
+        if before.get(key) != current[key]:
+            yield f"{key}: {before.get(key)}, now {current[key]}"
 
 
-def _compare(old: Result, new: Result) -> Iterator[Comparison]:
+def _tables(old: SavedAnalysis, new: SavedAnalysis, *, through_csv: bool) -> Iterator[Comparison]:
     for name in sorted({*old.tables, *new.tables}):
         if name not in new.tables or name not in old.tables:
-            yield Comparison(old.analysis, name, "differs", "only in the saved run" if name in old.tables else "only in the new run")
-        elif old.tables[name].measurement:
-            yield Comparison(old.analysis, name, "measured", _ratios(old.tables[name], new.tables[name]))
+            yield Comparison(old.name, name, "differs", "only in the saved run" if name in old.tables else "only in the new run")
         else:
-            yield compare_frames(old.analysis, name, old.tables[name].frame, new.tables[name].frame)
-
-
-def compare_frames(analysis: str, name: str, old: pd.DataFrame, new: pd.DataFrame) -> Comparison:
-    """Two frames: exact, within tolerance with the largest difference, or different and where.
-
-    >>> a = pd.DataFrame({"x": [1.0, float("nan")]})
-    >>> compare_frames("a", "t", a, a.copy()).outcome, compare_frames("a", "t", a, a + 1e-9).outcome, compare_frames("a", "t", a, a + 1).outcome
-    ('exact', 'within tolerance', 'differs')
-    """
-    if list(old.columns) != list(new.columns) or len(old) != len(new):
-        return Comparison(analysis, name, "differs", f"{len(old)} rows of {len(old.columns)} columns, now {len(new)} of {len(new.columns)}")
-    worst, where = 0.0, ""
-    for column in old.columns:
-        a, b = old[column], new[column]
-        if pd.api.types.is_float_dtype(a) and pd.api.types.is_numeric_dtype(b):
-            x, y = a.to_numpy(float, na_value=np.nan), b.to_numpy(float, na_value=np.nan)
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-            close = same | (np.abs(x - y) <= ABSOLUTE + RELATIVE * np.nanmax(np.abs(x), initial=0.0))
-            if not close.all():
-                row = int(np.flatnonzero(~close)[0])
-                return Comparison(analysis, name, "differs", f"{column}, row {row}: {x[row]:.6g}, now {y[row]:.6g}")
-            gap = float(np.max(np.abs(x - y), where=~same, initial=0.0))
-            if gap > worst:
-                worst, where = gap, column
-        elif not (a.isna() == b.isna()).all() or not (a.dropna().astype(str).to_numpy() == b.dropna().astype(str).to_numpy()).all():
-            return Comparison(analysis, name, "differs", f"column {column}")
-    return Comparison(analysis, name, "within tolerance", f"largest difference {worst:.2g} in {where}") if worst else Comparison(analysis, name, "exact", "")
-
-
-def _ratios(old: Table, new: Table) -> str:
-    """Measurements differ from run to run: their median ratios, for the reader, never for the decision."""
-    found = []
-    for column in old.frame.columns:
-        if column in new.frame and pd.api.types.is_float_dtype(old.frame[column]) and len(old.frame) == len(new.frame):
-            ratio = (new.frame[column] / old.frame[column]).replace([np.inf, -np.inf], np.nan).median()
-            found.append(f"{column} × {ratio:.2f}")
-    return "now against then: " + ", ".join(found) if found else ""
+            yield compare_tables(old.name, name, old.tables[name], new.tables[name], through_csv=through_csv)

@@ -23,8 +23,9 @@ from analyses import _attention_inputs as inputs
 from analyses import _attention_tables as tables_of
 from analyses._anatomy import Model, attentions
 from analyses._attention_inputs import SHORTEST
-from analyses._attention_recording import Measured, on_random_tokens, on_text, patterns_of
+from analyses._attention_recording import Measured, on_random_tokens, on_text
 from analyses._attention_scores import Thresholds, flagged, heads_of
+from analyses._attention_thumbnails import maps_of
 from analyses._contract import Analysis, Tables
 from analyses._corpus import Corpus
 from model import EncoderDecoder, Transformer
@@ -94,14 +95,14 @@ class Attention(Analysis):
             heads = self._heads(text, random)
             chosen = pd.concat([flagged(heads, kind) for kind in attentions(model)], ignore_index=True)
             example = inputs.example(model, corpus, read)
-            patterns = patterns_of(model, example, list(zip(chosen["attention"], chosen["layer"], chosen["head"], strict=True)))
+            maps = maps_of(model, example, heads)
         tables = {
             "attentions": tables_of.attentions_table(text),
             "heads": tables_of.heads_table(heads),
             "layers": tables_of.layers_table(text),
             "gates": tables_of.gates_table([*text, *([] if random is None else [random])], _dtype(model)),
             "flagged": tables_of.flagged_table(chosen),
-            "patterns": tables_of.patterns_table(patterns, {kind.key: kind.causal for kind in attentions(model)}),
+            "patterns": maps,
             "tokens": tables_of.tokens_table(inputs.example_tokens(model, example)),
         }
         return tables if random is None else tables | {"repeats": tables_of.repeats_table(losses)}

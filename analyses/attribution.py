@@ -124,7 +124,7 @@ class Attribution(Analysis):
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
-        return figures.draw(tables, tolerance=self.tolerance) if len(tables["completeness"].frame) else ()
+        return figures.draw(tables, tolerance=self.tolerance, baseline=f"{self.baseline} embedding") if len(tables["completeness"].frame) else ()
 
     def notes(self, model: Model, corpus: Corpus) -> Mapping[str, str]:
         asked = measured.question(model, corpus, self.n_prompts)

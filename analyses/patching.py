@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pandas as pd
 
+from analyses import _patching_circuit as circuits
 from analyses import _patching_evidence as said
 from analyses import _patching_figures as figures
 from analyses import _patching_measure as measured
@@ -35,7 +36,7 @@ class Patching(Analysis):
         "activation takes its value from the corrupt run. Share = (patched − the run that is patched) / (the other run − the run that is patched): 0 where the patch changes nothing, 1 where the metric becomes "
         "that of the other run. The metric of a decoder is the logit difference target − foil after the last token, that of an encoder-decoder the loss of the target, whose source is corrupt. Heads: the "
         "output z of one head at all positions, mean effect over mean difference of the prompts; 95 % bootstrap percentile intervals over prompts; family-wise p of the mean effect by sign flips of the largest "
-        "statistic over all heads (Nichols & Holmes 2002). Maps: the residual stream, attention's and the feed-forward network's output of one layer at one position, for single prompts, since positions of different prompts are not the same "
+        "statistic over all heads (Nichols & Holmes 2002). Circuit: path patches (Wang et al. 2023; Goldowsky-Dill et al. 2023) between the input, the at most 8 strongest heads and the logits, on at most 8 prompts. Maps: the residual stream, attention's and the feed-forward network's output of one layer at one position, for single prompts, since positions of different prompts are not the same "
         "places. Prompts whose two metrics differ by less than 10 % of the clean one are left out and counted. Every number is that of a whole forward pass, up to rounding."
     )
     limits: ClassVar[str] = (
@@ -68,15 +69,17 @@ class Patching(Analysis):
         used = {i: p for i, p in enumerate(asked) if prompts["used"].iloc[i]}
         if asked and not used:
             reason = f"None of {len(asked)} prompts can be used: with its corrupt version, the metric differs by less than 10 % of the clean one."
-        heads, maps = pd.DataFrame(columns=measured.HEAD_COLUMNS), measured.maps(model, {}, self.direction, self.n_positions)
+        heads, edges = pd.DataFrame(columns=measured.HEAD_COLUMNS), pd.DataFrame(columns=circuits.EDGE_COLUMNS)
+        maps = measured.maps(model, {}, self.direction, self.n_positions)
         gates = pd.DataFrame(columns=["gate", "measured", "bound"])
         if used:
             pairs = measured.pairs_of(model, list(used.values()))
             heads, gates = measured.heads(model, pairs, self.direction, self.seed), measured.gates(model, pairs)
             maps = measured.maps(model, dict(list(used.items())[: self.n_maps]), self.direction, self.n_positions)
+            edges = circuits.circuit(model, pairs, heads, self.direction)
         metric = ("loss of the target", "nats per token") if isinstance(model, EncoderDecoder) else ("logit difference", "logits")
         task = pd.DataFrame([(*metric, self.direction, len(used), reason)], columns=["metric", "unit", "direction", "n", "reason"])
-        return tables_of(heads, maps, prompts, gates, task)
+        return tables_of(heads, maps, edges, prompts, gates, task)
 
     def judge(self, tables: Tables) -> Verdict:
         task, gates = tables["task"].frame.iloc[0], tables["gates"].frame
@@ -112,7 +115,9 @@ class Patching(Analysis):
         return facts
 
 
-def tables_of(heads: pd.DataFrame, maps: pd.DataFrame, prompts: pd.DataFrame, gates: pd.DataFrame, task: pd.DataFrame) -> Tables:
+def tables_of(
+    heads: pd.DataFrame, maps: pd.DataFrame, edges: pd.DataFrame, prompts: pd.DataFrame, gates: pd.DataFrame, task: pd.DataFrame
+) -> Tables:
     """The tables of the answer."""
     unit = task["unit"].iloc[0]
     share = "share of the difference between the two runs that the patch moves"
@@ -128,6 +133,11 @@ def tables_of(heads: pd.DataFrame, maps: pd.DataFrame, prompts: pd.DataFrame, ga
             maps, "What one layer carries at one position of one prompt.", example=("", "number of the prompt"), stack=("", "encoder or decoder, empty where there is one stack"),
             part=("", "the residual stream that enters the layer, or what its attention or feed-forward network writes"), layer=("", "block of its stack"),
             position=("", "position in the prompt"), token=("", "clean token there"), corrupt_token=("", "corrupt token there"), share=("1", share),
+        ),
+        "edges": table(
+            edges.astype({"share": float, "effect": float}), "Paths between the input, the strongest heads and the answer.", sender=("", "the part that writes"),
+            receiver=("", "the part that reads it"), through=("", "read as query (q), key (k) or value (v) alone, or all of them together"), share=("1", f"{share}, mean over mean"),
+            effect=(unit, "patched − the run that is patched, mean over prompts"), n=("prompts", "prompts"),
         ),
         "prompts": table(
             prompts, "Both versions of each prompt.", example=("", "number of the prompt"), prompt=("", "clean text"), corrupt=("", "corrupt text"), target=("", "right answer"),

@@ -22,10 +22,12 @@ from analyses import _residual_figures as figures
 from analyses import _residual_frames as frames
 from analyses import _residual_inputs as read
 from analyses import _residual_lens as lens
+from analyses import _residual_lens_choices as choose
 from analyses import _residual_tables as tables_of
 from analyses._anatomy import Inputs, Model, Side
 from analyses._contract import Analysis, Tables
 from analyses._corpus import Corpus
+from analyses._residual_attribution import contribution_frames
 from analyses._residual_inputs import SHORTEST
 from analyses._residual_measure import Stream, measure_stream
 from reports import Figure, Table, Verdict
@@ -43,12 +45,12 @@ class ResidualStream(Analysis):
         "1 − cos(x_l, x_{l+1}) (Men et al. 2024, ShortGPT). Growth: least squares of mean ln ‖x_l‖ on l, for l ≥ 1, against a power law and √l (Heimersheim & Turner 2023). "
         "Massive activations: |x| > 100 and at least 1000 times the median magnitude over all tokens and coordinates of the text after that block (Sun et al. 2024). "
         "Largest coordinates: the share of a token's ‖x‖² in its 1, 3 and 10 largest. Logit lens: softmax(W_U · ln_final(x_l)), compared with the final distribution by KL(final ‖ lens) "
-        "and by agreement of the top token; a masked-LM head is read at masked tokens; where no head reads a stack, its states are averaged over tokens and compared with the final average by their cosine. Sink positions: the first token, and those whose norm exceeds ten times the median of their text after any block. Bands: 5–95 % of tokens."
+        "and by agreement of the top token; a masked-LM head is read at masked tokens; where no head reads a stack, its states are averaged over tokens and compared with the final average by their cosine. Direct logit attribution: what embedding, attention and feed-forward network of each layer write, through the final norm with its scale as it is, on the difference of two logits (Elhage et al. 2021; Wang et al. 2023). Sink positions: the first token, and those whose norm exceeds ten times the median of their text after any block. Bands: 5–95 % of tokens."
     )
     limits: ClassVar[str] = (
         "A large norm is not a large effect: every block reads the stream through a norm. A large divergence of the logit lens in early layers is mostly a matter of basis, not of "
         "missing knowledge: a tuned lens would tell them apart. Whether a massive activation matters is not shown here; only an intervention shows that. Nothing is prepended to a decoder's text. "
-        "In a post-norm stack the norm of a state is what its norm layer makes it, and the lens reads states in the middle as if they were the last."
+        "In a post-norm stack the norm of a state is what its norm layer makes it, and the lens reads states in the middle as if they were the last. A direct contribution leaves out what later layers make of it."
     )
     order: ClassVar[int] = 20
 
@@ -128,7 +130,11 @@ class ResidualStream(Analysis):
         shown = read.example(model, corpus, seed=self.seed)
         answers = _joined(headed, lambda side, stream: lens.lens_frame(model, few, chosen, stream.sinks[: self.n_lens_chunks]))
         example = _joined(headed, lambda side, stream: lens.lens_example_frame(model, shown))
-        return found | {"lens": tables_of.lens_table(answers), "lens_example": tables_of.lens_example_table(example)}
+        return (
+            found
+            | {"lens": tables_of.lens_table(answers), "lens_example": tables_of.lens_example_table(example)}
+            | _answer_tables(model, corpus, shown, headed, self.seed)
+        )
 
 
 def _stream_tables(model: Model, streams: list[tuple[Side, Stream]]) -> dict[str, Table]:
@@ -150,6 +156,18 @@ def _stream_tables(model: Model, streams: list[tuple[Side, Stream]]) -> dict[str
         "positions": tables_of.positions_table(_joined(streams, lambda side, stream: frames.positions_frame(stream)), n_texts),
     }
     return found | ({"norms": tables_of.norms_table(norms)} if "norm" in norms else {})
+
+
+def _answer_tables(model: Model, corpus: Corpus, shown: Inputs, headed: list[tuple[Side, Stream]], seed: int) -> dict[str, Table]:
+    """What every state names at the example, where the right answer stands, and who writes it."""
+    choices, ranks = choose.lens_choices(model, shown, choose.targets_of(model, corpus, shown))
+    for frame in (choices, ranks):
+        frame.insert(0, "stack", frames.stack_name(headed[-1][0]))
+    found = {"lens_choices": tables_of.lens_choices_table(choices)}
+    found |= {"lens_targets": tables_of.lens_targets_table(ranks)} if len(ranks) else {}
+    if (written := contribution_frames(model, corpus, seed=seed)) is not None:
+        found |= {"contributions": tables_of.contributions_table(written[0]), "contributions_answer": tables_of.answer_table(written[1])}
+    return found
 
 
 def _joined(streams: list[tuple[Side, Stream]], frame_of: Callable[[Side, Stream], pd.DataFrame]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,20 +48,44 @@ def logit_lens(model: Steppable, *inputs: Tensor | None) -> LogitLens:
     >>> lens.kl.shape, lens.kl[-1].tolist(), bool(lens.agrees[-1].all())
     (torch.Size([3, 1, 3]), [[0.0, 0.0, 0.0]], True)
     """
+    with torch.no_grad():
+        streams, state = _passed(model, inputs)
+        final = _logits(model.finish(state)).log_softmax(-1)
+        answers = [_compared(_logits(model.finish(_with_stream(state, resid))), final.exp(), final) for resid in streams]
+        best = final.max(-1)
+        answers.append((torch.zeros_like(best.values), best.indices, best.values.exp()))
+    return LogitLens(*(torch.stack(column) for column in zip(*answers, strict=True)))
+
+
+def state_logits(model: Steppable, *inputs: Tensor | None) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
+    """What the head reads off every state, one after another: the embedding first, the model's own logits last.
+
+    Raises ValueError as `logit_lens` does.
+
+    >>> from model import Transformer, TransformerConfig
+    >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
+    >>> [tuple(logits.shape) for logits in state_logits(model, torch.tensor([[1, 2, 3]]))]
+    [(1, 3, 10), (1, 3, 10), (1, 3, 10)]
+    """
+    with torch.no_grad():
+        streams, state = _passed(model, inputs)
+    for at in (*(_with_stream(state, resid) for resid in streams), state):
+        with torch.no_grad():
+            logits = _logits(model.finish(at))
+        yield logits
+
+
+def _passed(model: Steppable, inputs: tuple[Tensor | None, ...]) -> tuple[list[Float[Tensor, "batch pos d_model"]], Any]:
+    """The stream that enters each block, and the last state."""
     sites = model.sites()
     if "logits" not in sites:
         raise ValueError("the logit lens reads states through the model's head, but this model has no site 'logits'")
     prefix = "decoder." if "decoder.blocks.0.resid_pre" in sites else ""
-    with torch.no_grad():
-        with record(model, f"{prefix}blocks.*.resid_pre") as streams:
-            state = model.start(*inputs)
-            for i in range(model.n_layers):
-                state = model.step(state, i)
-        final = _logits(model.finish(state)).log_softmax(-1)
-        answers = [_compared(_logits(model.finish(_with_stream(state, resid))), final.exp(), final) for resid in streams.values()]
-        best = final.max(-1)
-        answers.append((torch.zeros_like(best.values), best.indices, best.values.exp()))
-    return LogitLens(*(torch.stack(column) for column in zip(*answers, strict=True)))
+    with record(model, f"{prefix}blocks.*.resid_pre") as streams:
+        state = model.start(*inputs)
+        for i in range(model.n_layers):
+            state = model.step(state, i)
+    return list(streams.values()), state
 
 
 def _with_stream(state: Any, resid: Float[Tensor, "batch pos d_model"]) -> Any:

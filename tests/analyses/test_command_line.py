@@ -100,6 +100,9 @@ def test_mistakes(capsys, tmp_path: Path) -> None:
         r"exists and is not a run": ["report", *QUICK, "--out", str(tmp_path)],
         r"is a file; name a folder": ["report", *QUICK, "--out", file("a_file", "x")],
         r"holds no run": ["verify", str(tmp_path)],
+        r"carries no files": ["verify", file("foreign.html", "<html></html>")],
+        r"missing holds no run": ["diff", str(tmp_path / "missing"), str(tmp_path / "missing")],
+        r"earlier holds no run": ["report", *QUICK, "--baseline", str(tmp_path / "earlier"), *out],
         r"takes the name of an analysis first": ["run"],
         r"(?i)device": ["report", *QUICK, "--device", "abacus", *out],
     }
@@ -108,7 +111,7 @@ def test_mistakes(capsys, tmp_path: Path) -> None:
         assert status == 2 and one_sentence(err) and re.search(message, err), (words, err)
         assert stdout == ""
     assert not (tmp_path / "run").exists()
-    for words in (["fly"], ["report", "--modle", "x"], ["report", "--dtype", "float8"], ["render"]):
+    for words in (["fly"], ["report", "--modle", "x"], ["report", "--dtype", "float8"], ["report", "--fail-on", "pass"], ["render"], ["diff", "a"]):
         assert prosect(capsys, *words)[0] == 2
 
 
@@ -217,7 +220,7 @@ def test_two_runs_agree_in_every_byte_but_measurements(finished: Path, tmp_path:
     assert set(first) == set(second)
     differ = {name for name in first if first[name] != second[name]}
     measured = {name for name in differ if name.startswith("length-scaling/")}
-    assert differ - measured <= {"run.json", "report.html", *(f"{name}/result.json" for name in analyses())}
+    assert differ - measured <= {"run.json", "report.html", "report.json", *(f"{name}/result.json" for name in analyses())}
     for name in set(analyses()) - {"length-scaling"}:  # these hold the output path, in the command, and nothing else that differs
         a, b = (json.loads(one[f"{name}/result.json"]) for one in (first, second))
         a["provenance"]["command"] = b["provenance"]["command"] = ""

@@ -60,6 +60,7 @@ def test_the_planted_heads_and_places_are_found_and_no_other(planted: tuple[Tran
     assert {f.name for f in result.figures} == {
         "strongest-heads",
         "heads",
+        "circuit",
         *(f"prompt-{i}-{part}" for i in (1, 2) for part in ("resid-pre", "attn-out")),
     }
 

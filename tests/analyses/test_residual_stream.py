@@ -11,7 +11,7 @@ from analyses._corpus import Corpus, load_corpus
 from analyses.residual_stream import ANALYSIS, ResidualStream
 from model import Transformer, TransformerConfig
 from probes import Edit, intervene, record, scale, zero
-from reports import Heatmap, draw
+from reports import LensGrid, draw
 
 SMALL = {"n_chunks": 4, "length": 12, "n_lens_chunks": 2, "batch_size": 3}
 
@@ -171,7 +171,7 @@ def test_massive_activations_keep_the_number_of_their_text() -> None:
 )
 def test_other_shapes_run_and_draw(choices: dict) -> None:
     result = ResidualStream(**SMALL).run(tiny(**choices), corpus_of())
-    assert result.verdict.status == "pass" and len(result.figures) == 10
+    assert result.verdict.status == "pass" and len(result.figures) == 12
     assert all("<svg" in draw(figure) for figure in result.figures)
 
 
@@ -201,7 +201,7 @@ def test_figures_are_drawn_from_tables_alone(trained) -> None:
     tables = ResidualStream(**SMALL).measure(*trained)
     figures = {figure.name: figure for figure in ResidualStream(**SMALL).draw(tables)}
     grid = figures["logit-lens-example"]
-    assert isinstance(grid, Heatmap) and grid.values.shape[0] == 5 and grid.text is not None
+    assert isinstance(grid, LensGrid) and grid.probabilities.shape[0] == 5 and grid.tokens.shape[2] == 5
     assert (
         figures["norm"].series["median without sinks"].y[2]
         == tables["states"].frame.query("state == 2 and positions == 'without sinks'").norm_median.item()

@@ -1,0 +1,49 @@
+"""How much of a computation must be done in turn? The longest chain of matrix products of which each needs the one before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+PRODUCTS = {"mm": 1, "addmm": 1, "bmm": 1, "baddbmm": 1, "linear": 1, "mv": 1, "addmv": 1, "dot": 1, "scaleddotproduct": 2}
+"""operation, by the beginning of its node's name → products in a row that it stands for; fused attention is q kᵀ, then pattern · v"""
+OPAQUE = ("mkldnnrnn", "cudnnrnn", "miopenrnn")
+
+
+def product_chain(output: Tensor) -> int:
+    """Length of the longest chain of dependent matrix products from any parameter or input to `output`.
+
+    That is the depth of the computation, against its work (Blelloch 1996): with any number of processors it takes no fewer
+    steps. It is the column "sequential operations" of Vaswani et al. 2017, table 1, counted on autograd's graph. Operations
+    between products are not counted.
+
+    Raises ValueError for an output that autograd did not follow, and for a recurrent layer that hides its steps in one
+    operation (compute it inside `torch.backends.mkldnn.flags(enabled=False)`).
+
+    >>> import torch
+    >>> a, b = torch.ones(2, 2, requires_grad=True), torch.ones(2, 2)
+    >>> product_chain(a @ b @ b), product_chain(a @ b + a @ b)
+    (2, 1)
+    """
+    if output.grad_fn is None:
+        raise ValueError("a chain is counted on autograd's graph, got a tensor without one; compute it with gradients from something that asks for them")
+    longest: dict[Any, int] = {}
+    waiting = [output.grad_fn]
+    while waiting:  # depth first, without recursion: graphs of long sequences are deep
+        node = waiting[-1]
+        before = [one for one, _ in node.next_functions if one is not None]
+        unknown = [one for one in before if one not in longest]
+        if unknown and node not in longest:
+            waiting += unknown
+            continue
+        longest[node] = _products(node) + max((longest[one] for one in before), default=0)
+        waiting.pop()
+    return longest[output.grad_fn]
+
+
+def _products(node: Any) -> int:
+    name = node.name().lower().removeprefix("torch::autograd::")
+    if name.startswith(OPAQUE):
+        raise ValueError(f"the steps of a recurrent layer are hidden in {node.name()}; compute it without its fused kernel")
+    return max((n for word, n in PRODUCTS.items() if name.startswith(f"{word}backward") or (n == 2 and name.startswith(f"_{word}") or name.startswith(word) and n == 2)), default=0)
