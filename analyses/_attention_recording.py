@@ -16,7 +16,7 @@ from analyses._anatomy import AttentionKind, Inputs, Model, attentions
 from analyses._attention_scores import RANDOM, TEXT, Entropies, Scores, missing, random_scores, row_entropies, sees, text_scores
 from analyses._reading import read_whole
 from model import Span, Transformer
-from probes import Observable, record
+from probes import Observable
 from probes.metrics import token_losses
 from probes.statistics import Part, Seen, Statistic, View, hidden_mass, row_sum_error
 
@@ -132,19 +132,6 @@ def on_random_tokens(
     (measured,), losses = _measured(scores, states["scores"], (tokens,)), states["losses"]["logits"]["loss"]
     halves = {"first": losses[:, : period - 1], "second": losses[:, period:]}
     return measured, {half: (float(x.mean()), x.size) for half, x in halves.items()}
-
-
-def patterns_of(
-    model: Model, example: Inputs, heads: Sequence[tuple[str, int, int]]
-) -> dict[tuple[str, int, int], Float[np.ndarray, "query key"]]:
-    """The patterns of some (attention, layer, head) on one example without padding."""
-    if not heads:
-        return {}
-    kinds = {kind.key: kind for kind in attentions(model)}
-    sites = {(key, layer): kinds[key].site(layer, "pattern") for key, layer, _ in heads}
-    with record(model, sorted(set(sites.values()))) as activations:
-        model(*example)
-    return {(key, layer, head): _numpy(activations[sites[key, layer]][0, head]) for key, layer, head in heads}
 
 
 def view_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from functools import cache
 
@@ -138,11 +137,6 @@ def test_a_table_is_saved_as_it_is(there):
     frame = pd.read_csv(io.StringIO(saved(there, "views-long.csv")))
     pd.testing.assert_frame_equal(frame, long_table().frame.astype({"token": frame["token"].dtype}))
     assert there.complaints == [] and there.elsewhere == []
-
-
-def test_the_report_for_programs_is_saved_from_the_page(there):
-    machine = json.loads(saved(there, "report.json"))
-    assert "views" in json.dumps(machine) and there.complaints == []
 
 
 def test_all_rows_of_a_long_table_come_on_demand(there):

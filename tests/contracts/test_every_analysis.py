@@ -14,10 +14,10 @@ import pytest
 import tokenizers
 import torch
 
+from analyses._compare import compare_frames
 from analyses._contract import Analysis
 from analyses._corpus import Corpus, Prompt, load_corpus
 from analyses._discovery import analyses
-from analyses._compare import compare_frames
 from model import Tokenizer, Transformer, TransformerConfig
 from reports import Result, draw, load_result, page, save_result
 

@@ -5,7 +5,7 @@ import torch
 
 from model import EncoderDecoder, EncoderDecoderConfig, Transformer, TransformerConfig
 from probes import record
-from probes.statistics.logit_lens import logit_lens
+from probes.statistics.logit_lens import logit_lens, state_logits
 from tests.conftest import example
 
 
@@ -75,3 +75,11 @@ def test_without_a_head_there_is_nothing_to_read_with() -> None:
     config = TransformerConfig(n_layers=1, d_model=16, n_heads=2, d_head=8, d_mlp=32, d_vocab=20, n_ctx=12, head="none", causal=False)
     with pytest.raises(ValueError, match="this model has no site 'logits'"):
         logit_lens(Transformer(config), TOKENS)
+
+
+def test_the_logits_of_every_state_are_those_that_the_lens_compares(model: Transformer) -> None:
+    lens, states = logit_lens(model, TOKENS, MASK), list(state_logits(model, TOKENS, MASK))
+    torch.testing.assert_close(states[-1], model(TOKENS, MASK).float())
+    for state, logits in enumerate(states):
+        assert torch.equal(logits.argmax(-1), lens.top_token[state])
+        torch.testing.assert_close(logits.softmax(-1).amax(-1), lens.top_probability[state])
