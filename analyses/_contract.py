@@ -34,6 +34,8 @@ class Analysis(ABC):
     """what the answer does not show"""
     order: ClassVar[int] = 50
     """where it stands in a report"""
+    timed: ClassVar[bool] = False
+    """does its verdict rest on times or memory readings, which differ between two runs?"""
 
     seed: int = 0
     """seed of everything that is drawn at random"""

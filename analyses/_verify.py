@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from tqdm.auto import tqdm
+
 from analyses._anatomy import Model
 from analyses._compare import Comparison, compare_tables, plain_value
 from analyses._corpus import Corpus, CorpusError
@@ -47,16 +49,16 @@ def verify(path: Path, *, model: str | None = None) -> Verification:
     loaded, corpus = _loaded(request, saved, model)
     now = provenance(loaded, corpus, seed=saved.provenance["seed"])
     notes, compared, agrees = list(_changed(saved.provenance, now)), [], True
-    for analysis, old in zip(request.built(), _in_order(request, saved), strict=True):
+    pairs = list(zip(request.built(), _in_order(request, saved), strict=True))
+    for analysis, old in tqdm(pairs, desc="prosect verify", unit="analysis", disable=None):
         with mistakes(CorpusError, SiteError):
             new = saved_analysis(analysis.run(loaded, corpus, provenance_of=now))
         tables = list(_tables(old, new, through_csv=saved.carried))
         agrees &= all(one.outcome != "differs" for one in tables)
         compared += tables
         if (old.verdict.status, old.verdict.claim) != (new.verdict.status, new.verdict.claim):
-            timed = any(one.outcome == "measured" for one in tables)  # a claim about times is as steady as they are
-            notes.append(f"verdict of {old.name}{', which rests on times' if timed else ''}: {old.verdict.status}, now {new.verdict.status} ({new.verdict.claim})")
-            agrees &= timed
+            notes.append(f"verdict of {old.name}{', which rests on times' if analysis.timed else ''}: {old.verdict.status}, now {new.verdict.status} ({new.verdict.claim})")
+            agrees &= analysis.timed  # a claim about times is as steady as they are
     return Verification(tuple(compared), tuple(notes), agrees)
 
 

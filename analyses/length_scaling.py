@@ -44,6 +44,7 @@ class LengthScaling(Analysis):
         "What a model wrote itself, greedily, it finds likely: the loss of such targets does not say how well it does. Windows of attention are not taken off the operations."
     )
     order: ClassVar[int] = 60
+    timed: ClassVar[bool] = True
 
     n_chunks: int = 12
     """how many chunks of the text the loss is measured on"""
