@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -88,6 +89,57 @@ class AttentionMask:
             own = torch.arange(self.queries.shape[1], device=places.device)[None] + self.keys.shape[1] - self.queries.shape[1]
         whole, blind = (pick(x, places, 2) for x in (self.whole, self.blind))
         return replace(self, queries=pick(self.queries, places), whole=whole, blind=blind, places=pick(own, places))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What some queries see of the keys of their reach; written out only where no rule says it."""
+
+    mask: AttentionMask
+    queries: slice
+    keys: slice
+
+    @property
+    def counts(self) -> Int[Tensor, "rows 1 query"]:
+        """How many keys each query sees."""
+        if self._last is None:
+            return self.written.sum(-1)
+        return (self._last + 1).clamp(max=self.keys.stop - self.keys.start)[None, None]
+
+    @property
+    def partial(self) -> slice:
+        """Keys of the reach outside of which every query sees every key."""
+        if self._last is not None:
+            return slice(min(int(self._last[0]) + 1, self.keys.stop - self.keys.start), self.keys.stop - self.keys.start)
+        columns = (~self.written.all(2).all(0)[0]).nonzero()
+        return slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 0)
+
+    @property
+    def hidden(self) -> Bool[Tensor, "rows 1 query key"]:
+        """True at the keys of `partial` that a query does not see."""
+        return ~(self.written[..., self.partial] if self._last is None else self.mask.rows(self.queries, self._moved(self.partial)))
+
+    def at(self, index: Int[Tensor, "batch query"]) -> Bool[Tensor, "batch 1 query"]:
+        """Does each query see one key of the reach?"""
+        if self._last is not None:
+            return (index <= self._last)[:, None]
+        return self.written.expand(len(index), -1, -1, -1).gather(-1, index[:, None, :, None])[..., 0]
+
+    @cached_property
+    def written(self) -> Bool[Tensor, "rows 1 query key"]:
+        """The mask of these queries and keys."""
+        return self.mask.rows(self.queries, self.keys)
+
+    @cached_property
+    def _last(self) -> Int[Tensor, "query"] | None:
+        """The last key of the reach that each query sees, where it sees all before it: in a causal sequence without padding."""
+        mask, n_query, n_key = self.mask, self.mask.queries.shape[1], self.mask.keys.shape[1]
+        if not mask.causal or mask.key_mask is not None or mask.span.kind != "all" or mask.places is not None:
+            return None
+        return torch.arange(*self.queries.indices(n_query), device=mask.queries.device) + (n_key - n_query - self.keys.start)
+
+    def _moved(self, keys: slice) -> slice:
+        return slice(keys.start + self.keys.start, keys.stop + self.keys.start)
 
 
 def attention_mask(

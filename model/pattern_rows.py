@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from model.masks import AttentionMask, chunks
+from model.masks import AttentionMask, Sight, chunks
 from model.sites import Site, _add
 
 Score = Callable[[slice, slice], Float[Tensor, "batch head query key"]]
@@ -42,23 +42,22 @@ class PatternRows:
 
     def read(
         self, queries: slice
-    ) -> tuple[Float[Tensor, "batch head query key"], Float[Tensor, "batch head query key"], Bool[Tensor, "rows 1 query key"]]:
-        """α and ln α over the keys of the reach, the reader's own, and which of these keys each query may see.
+    ) -> tuple[Float[Tensor, "batch head query key"], Float[Tensor, "batch head query key"], Sight]:
+        """α and ln α over the keys of the reach, the reader's own, and what each query may see of these keys.
 
         At hidden keys α is 0 and ln α a large negative number, so that α ln α is 0. Rows of queries that see nothing hold
         nothing meaningful.
         """
         keys = self.reach(queries)
-        scores, visible = self._score(queries, keys), self._mask.rows(queries, keys)
-        columns = (~visible.all(2).all(0)[0]).nonzero()  # most keys are seen by all of these queries: the others are filled
-        if len(columns):
-            some = slice(int(columns[0]), int(columns[-1]) + 1)
-            scores[..., some] = scores[..., some].masked_fill(~visible[..., some], torch.finfo(scores.dtype).min / 2)
+        scores, sight = self._score(queries, keys), Sight(self._mask, queries, keys)
+        some = sight.partial  # most keys are seen by all of these queries: the others are filled
+        if some.stop > some.start:
+            scores[..., some].masked_fill_(sight.hidden, torch.finfo(scores.dtype).min / 2)
         log_alpha = torch.log_softmax(scores, -1, out=scores)  # in place: fresh memory costs as much as the softmax
         alpha = log_alpha.exp()
         if self._mix is not None and queries.start not in self._z:
             self._z[queries.start] = queries, self._mix(alpha, queries, keys)
-        return alpha, log_alpha, visible
+        return alpha, log_alpha, sight
 
     def z(self) -> Float[Tensor, "batch head query d_head"] | None:
         """What the attention gives, from the rows that were read; None unless they were all queries, each once."""

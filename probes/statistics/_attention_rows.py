@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.statistics._contract import RowsLike, Seen
+from probes.statistics._contract import RowsLike, Seen, SightLike
 
 BINS = 22
 """of distances: 0, 1, 2–3, 4–7, … up to two million"""
@@ -36,7 +36,7 @@ class Rows:
     """mass on the first key"""
     rest: Float[Tensor, "batch head query"]
     """mass on all others"""
-    visible: Bool[Tensor, "rows 1 query key"]
+    sight: SightLike
     places: Int[Tensor, "query"]
     """of the queries in the padded sequence"""
     offset: int
@@ -48,20 +48,20 @@ class Rows:
     @classmethod
     def of(cls, pattern: RowsLike, queries: slice, seen: Seen) -> Rows:
         """The rows of some queries."""
-        alpha, log_alpha, visible = pattern.read(queries)
+        alpha, log_alpha, sight = pattern.read(queries)
         offset = pattern.reach(queries).start
         start = seen.key_mask.long().argmax(1)  # place of the first real key
-        first, sees_first = _at(alpha, visible, start[:, None].expand(-1, alpha.shape[2]) - offset)
+        first, sees_first = _at(alpha, sight, start[:, None].expand(-1, alpha.shape[2]) - offset)
         inside = ((start >= offset) & (start < offset + alpha.shape[3])).nonzero()[:, 0]
         alpha[inside, :, :, start[inside] - offset] = 0.0
         rest = alpha.sum(-1)
-        n_visible = visible.sum(-1)  # rows 1 query
+        n_visible = sight.counts  # rows 1 query
         real = seen.mask[:, None, queries]  # batch 1 query
         counted = torch.stack(((n_visible >= 2) & real, (n_visible - sees_first.long() >= 2) & real)).expand(-1, *alpha.shape[:3])
         counted = counted & torch.stack((torch.ones_like(rest, dtype=torch.bool), rest > 0))
         places = torch.arange(*queries.indices(seen.mask.shape[1]), device=alpha.device)
         return cls(
-            log_alpha=log_alpha, alpha=alpha, first=first, rest=rest, visible=visible, places=places, offset=offset, seen=seen, counted=counted,
+            log_alpha=log_alpha, alpha=alpha, first=first, rest=rest, sight=sight, places=places, offset=offset, seen=seen, counted=counted,
         )  # fmt: skip
 
     @property
@@ -132,7 +132,7 @@ def _far(rows: Rows) -> Float[Tensor, "batch head query"]:
 
 def _mass_at(rows: Rows, places: Int[Tensor, "batch query"]) -> Found:
     """Mass on one key of each query, given by its place in the padded sequence, −1 for none; over the rows that see it."""
-    mass, there = _at(rows.alpha, rows.visible, places - rows.offset)
+    mass, there = _at(rows.alpha, rows.sight, places - rows.offset)
     start = rows.seen.key_mask.long().argmax(1)[:, None]
     is_first = ((places == start) & rows.seen.key_mask.any(1)[:, None])[:, None]  # batch 1 query
     values = torch.stack((torch.where(is_first, rows.first, mass), mass / rows.rest))
@@ -140,13 +140,14 @@ def _mass_at(rows: Rows, places: Int[Tensor, "batch query"]) -> Found:
 
 
 def _at(
-    alpha: Tensor, visible: Tensor, index: Int[Tensor, "batch query"]
+    alpha: Tensor, sight: SightLike, index: Int[Tensor, "batch query"]
 ) -> tuple[Float[Tensor, "batch head query"], Bool[Tensor, "batch 1 query"]]:
     """The entry of each row at one key of the reach, and whether the query may see it; 0 outside of the reach."""
     inside = ((index >= 0) & (index < alpha.shape[3]))[:, None]  # batch 1 query
-    at = index.clamp(0, alpha.shape[3] - 1)[:, None, :, None]  # batch 1 query 1
-    there = visible.expand(len(alpha), -1, -1, -1).gather(-1, at)[..., 0] & inside
-    return alpha.gather(-1, at.expand(-1, alpha.shape[1], -1, -1))[..., 0] * there, there
+    near = index.clamp(0, alpha.shape[3] - 1)
+    there = sight.at(near) & inside
+    at = near[:, None, :, None].expand(-1, alpha.shape[1], -1, -1)  # batch head query 1
+    return alpha.gather(-1, at)[..., 0] * there, there
 
 
 def previous_place(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

@@ -24,7 +24,7 @@ class RowsLike(Protocol):
     """A pattern that is computed a few queries at a time.
 
     `read` gives α and ln α, Float[batch head query key], of some queries over the keys of their reach (ln α is a large negative
-    number at hidden keys), both the reader's own, and which of these keys each query may see.
+    number at hidden keys), both the reader's own, and what each query may see of these keys.
     """
 
     @property
@@ -34,7 +34,16 @@ class RowsLike(Protocol):
 
     def reach(self, queries: slice) -> slice: ...
 
-    def read(self, queries: slice) -> tuple[Tensor, Tensor, Bool[Tensor, "rows 1 query key"]]: ...
+    def read(self, queries: slice) -> tuple[Tensor, Tensor, SightLike]: ...
+
+
+class SightLike(Protocol):
+    """What some queries may see: `counts`, Int[rows 1 query], how many keys; `at(index)`, Bool[batch 1 query], whether one of them."""
+
+    @property
+    def counts(self) -> Int[Tensor, "rows 1 query"]: ...
+
+    def at(self, index: Int[Tensor, "batch query"]) -> Bool[Tensor, "batch 1 query"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -29,7 +29,23 @@ class WrittenRows:
         """Every key."""
         return slice(0, self.pattern.shape[3])
 
-    def read(self, queries: slice) -> tuple[Tensor, Tensor, Bool[Tensor, "rows 1 query key"]]:
+    def read(self, queries: slice) -> tuple[Tensor, Tensor, WrittenSight]:
         """α, ln α (a large negative number where α is 0), and the keys with mass in any head."""
         alpha = self.pattern[:, :, queries].clone()
-        return alpha, alpha.log().clamp(min=torch.finfo(alpha.dtype).min / 2), (alpha > 0).any(1, keepdim=True)
+        return alpha, alpha.log().clamp(min=torch.finfo(alpha.dtype).min / 2), WrittenSight((alpha > 0).any(1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class WrittenSight:
+    """Which keys each query sees, written out."""
+
+    visible: Bool[Tensor, "batch 1 query key"]
+
+    @property
+    def counts(self) -> Int[Tensor, "batch 1 query"]:
+        """How many."""
+        return self.visible.sum(-1)
+
+    def at(self, index: Int[Tensor, "batch query"]) -> Bool[Tensor, "batch 1 query"]:
+        """Whether each query sees one key."""
+        return self.visible.gather(-1, index[:, None, :, None])[..., 0]
