@@ -129,6 +129,13 @@ def _timed(kind: Kind, cell: Cell) -> list[bool]:
     return [i % cell.every == cell.every // 2 for i in layers]
 
 
+def keep(name: str, text: str) -> None:
+    """Print lines about what was measured, and keep them for the document."""
+    print(f"\n{text}")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.txt").write_text(text + "\n")
+
+
 def where() -> dict[str, str]:
     """On what all this was measured."""
     packages = sorted({"torch", *(peer.package for peer in peers().values() if peer.package)})

@@ -10,7 +10,7 @@ import torch
 
 from model import load_model
 from probes import FirstOrder, Screening, logit_difference, patching, recall, screen_then_verify
-from tests.benchmarks.measuring import QUICK
+from tests.benchmarks.measuring import QUICK, keep
 from tests.benchmarks.problems import ANSWERS
 
 pytestmark = pytest.mark.benchmark
@@ -40,8 +40,9 @@ def test_heads_screened_and_settled(by, name: str) -> None:
     ratio = statistics.median(whole / screened for whole, screened in runs)
     with open("/proc/cpuinfo") as lines:
         units = any(MATRIX_UNITS in line for line in lines)
-    print(
-        f"\n270 heads, {len(names)} prompts, screened by {name}, 10 + 20 settled exactly: {ratio:.2f} × as fast as all of them exactly "
+    keep(
+        f"screening {name}",
+        f"270 heads, {len(names)} prompts, screened by {name}, 10 + 20 settled exactly: {ratio:.2f} × as fast as all of them exactly "
         f"({statistics.median(w for w, _ in runs):.1f} s); {recall(table, truth):.0%} of the ten largest found; at most "
         f"{table.attrs['missed_at_most']:.1%} of the others exceed the tenth; bfloat16 matrix units: {'yes' if units else 'no'}"
     )
