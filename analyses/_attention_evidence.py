@@ -119,7 +119,7 @@ def _gates(gates: pd.DataFrame, parts: list[Part]) -> tuple[Evidence, ...]:
             measured=g.measured,
             unit="1",
             threshold=g.bound,
-            relation="<=",
+            relation="==" if g.bound == 0 else "<=",
             source="algebra: a row of a pattern is a probability over the keys that its query sees; the bound is rounding",
         )
         for g in gates.itertuples(index=False)

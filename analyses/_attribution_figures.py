@@ -10,6 +10,8 @@ from analyses._contract import Tables
 from reports import Bars, Figure, Heatmap, TokenMap, visible_token
 
 SHOWN = 3
+QUOTED = 48
+"""characters of a prompt in a title"""
 
 
 def draw(tables: Tables, *, tolerance: float, baseline: str) -> tuple[Figure, ...]:
@@ -35,7 +37,7 @@ def _text(tables: Tables, prompt: object, tolerance: float, baseline: str) -> To
     return TokenMap(
         part="attribution",
         name=f"tokens-{prompt.example}",
-        title=f"Prompt {prompt.example}: taking out “{visible_token(exact['token'])}” changes the {'preference' if prompt.metric == CONTRAST else 'answer'} most, by {-exact['attribution']:+.2f} {unit}",
+        title=f"Prompt {prompt.example}, {_quoted(rows[EXACT][0])}: taking out “{visible_token(exact['token'])}” changes the {'preference' if prompt.metric == CONTRAST else 'answer'} most, by {-exact['attribution']:+.2f} {unit}",
         caption=f"Share of each token{where} in the {what}, {prompt.clean:+.2f} {unit} ({prompt.baseline:+.2f} at the baseline, {baseline}). {reading} "
         f"Integrated gradients {sound} (gap {prompt.gap:.2g}). n = {len(rows['occlusion'][0])} tokens; colours share one scale.",
         alt=f"Strongest token by {words} {unit}.",
@@ -43,6 +45,12 @@ def _text(tables: Tables, prompt: object, tolerance: float, baseline: str) -> To
         notes=_notes(tables, prompt),
         unit=unit,
     )
+
+
+def _quoted(tokens: list[str]) -> str:
+    """The beginning of a prompt, so that its number has a face."""
+    text = "".join(tokens).strip()
+    return f"“{text if len(text) <= QUOTED else text[:QUOTED].rstrip() + '…'}”"
 
 
 def _notes(tables: Tables, prompt: object) -> dict[str, str]:

@@ -83,7 +83,7 @@ def evidence(tables: Tables) -> list[Evidence]:
     effects = tables["effects"].frame
     found = [
         Evidence(
-            name=f"no-op: {g.gate}", measured=g.measured, unit="logits, nats per token, or 1", threshold=g.bound, relation="<=",
+            name=f"no-op: {g.gate}", measured=g.measured, unit="1", threshold=g.bound, relation="<=",
             source="100 units of rounding of the largest output, or of 1",
         )
         for g in tables["gates"].frame.itertuples()

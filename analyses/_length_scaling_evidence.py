@@ -24,7 +24,12 @@ def short(differences: pd.DataFrame) -> int:
 def words(row: pd.Series, where: str = "of context") -> str:
     """Which contexts a bin holds."""
     first, last = int(row["first"]), int(row["last"])
-    return f"{first} token{'s' if first > 1 else ''} {where}" if first == last else f"{first} to {last} tokens {where}"
+    return f"{first} token{'s' if first > 1 else ''} {where}".rstrip() if first == last else f"{first} to {last} tokens {where}".rstrip()
+
+
+def _against(row: pd.Series) -> str:
+    first, _, last = str(row["against"]).partition("–")
+    return f"against contexts of {words(pd.Series({'first': first, 'last': last}), '')}"
 
 
 def cost(operations: pd.DataFrame, kind: str) -> str:
@@ -94,7 +99,7 @@ def _of_loss(differences: pd.DataFrame) -> list[Evidence]:
             unit="nats per token",
             threshold=0.0,
             relation="<",
-            where=f"against contexts of {total['against']} tokens",
+            where=_against(total),
             source="it should fall",
         ),
         Evidence(
@@ -103,7 +108,7 @@ def _of_loss(differences: pd.DataFrame) -> list[Evidence]:
             unit="nats per token",
             threshold=0.0,
             relation="<=",
-            where=f"against contexts of {rise['against']} tokens",
+            where=_against(rise),
             source="it should not rise",
         ),
     ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analyses._contract import Tables
+from analyses._length_scaling_evidence import words
 from analyses._scaling_fit import Fit
 from reports import Figure, Lines, Series, format_number
 
@@ -27,11 +28,11 @@ def _loss(loss: pd.DataFrame, loss_of: str) -> Lines:
     text = loss_of == "text"
     start = "the first token alone, which may be an attention sink" if text else "the start token alone"
     over = "chunks of text" if text else f"targets{', which the model wrote itself' if loss_of == 'own targets' else ''}"
-    most = f"Lowest after {int(best['first'])} to {int(best['last'])} tokens."
+    most = f"Lowest after {words(best, '')}."
     return Lines(
         part="scaling",
         name="loss-by-context",
-        title=f"Loss by {'context' if text else 'tokens of the target'}: {first['loss']:.2f} nats after {int(first['first'])} to {int(first['last'])} tokens, {last['loss']:.2f} after {int(last['first'])} to {int(last['last'])}",
+        title=f"Loss by {'context' if text else 'tokens of the target'}: {first['loss']:.2f} nats after {words(first, '')}, {last['loss']:.2f} after {words(last, '')}",
         caption=f"Mean cross-entropy of the next token in bins of context length, at the shortest context of each bin; the first point is {start}. Band: 95 % bootstrap interval over n = {int(loss['n'].iloc[0])} {over}. {most}",
         alt="; ".join(f"{int(row.first)}–{int(row.last)} tokens: {row.loss:.2f}" for row in loss.itertuples()) + " nats per token.",
         x=loss["first"].to_numpy(float),

@@ -51,7 +51,7 @@ class Attention(Analysis):
         "seen, the last one is taken out as well ([SEP], Clark et al. 2019). Intervals: 95 % bootstrap over sequences."
     )
     limits: ClassVar[str] = (
-        "Attention is not importance: a head may look somewhere and write nothing that matters; ablation decides. Scores are means over positions and "
+        "Whether a head matters is not seen in what it looks at: ablation decides. Scores are means over positions and "
         "sequences, so that a head that works in rare places looks idle. Nothing is prepended to a decoder's text: the first token is the first word of a chunk, "
         "not a beginning-of-sequence token. Mass is not weighted by the size of the values. A target that the model wrote itself shows how it writes, "
         "not how it reads what others wrote."

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-PRODUCTS = {"mm": 1, "addmm": 1, "bmm": 1, "baddbmm": 1, "linear": 1, "mv": 1, "addmv": 1, "dot": 1, "scaleddotproduct": 2}
-"""operation, by the beginning of its node's name → products in a row that it stands for; fused attention is q kᵀ, then pattern · v"""
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "mv", "addmv", "dot")
+FUSED_ATTENTION = "scaleddotproduct"
+"""two products in a row: q kᵀ, then pattern · v"""
 OPAQUE = ("mkldnnrnn", "cudnnrnn", "miopenrnn")
 
 
@@ -16,7 +17,7 @@ def product_chain(output: Tensor) -> int:
 
     That is the depth of the computation, against its work (Blelloch 1996): with any number of processors it takes no fewer
     steps. It is the column "sequential operations" of Vaswani et al. 2017, table 1, counted on autograd's graph. Operations
-    between products are not counted.
+    between the products are not counted.
 
     Raises ValueError for an output that autograd did not follow, and for a recurrent layer that hides its steps in one
     operation (compute it inside `torch.backends.mkldnn.flags(enabled=False)`).
@@ -27,23 +28,28 @@ def product_chain(output: Tensor) -> int:
     (2, 1)
     """
     if output.grad_fn is None:
-        raise ValueError("a chain is counted on autograd's graph, got a tensor without one; compute it with gradients from something that asks for them")
+        raise ValueError(
+            "a chain is counted on autograd's graph, got a tensor without one; compute it from something that asks for gradients"
+        )
     longest: dict[Any, int] = {}
     waiting = [output.grad_fn]
     while waiting:  # depth first, without recursion: graphs of long sequences are deep
         node = waiting[-1]
         before = [one for one, _ in node.next_functions if one is not None]
         unknown = [one for one in before if one not in longest]
-        if unknown and node not in longest:
+        if unknown:
             waiting += unknown
             continue
-        longest[node] = _products(node) + max((longest[one] for one in before), default=0)
+        longest[node] = _products(node.name()) + max((longest[one] for one in before), default=0)
         waiting.pop()
     return longest[output.grad_fn]
 
 
-def _products(node: Any) -> int:
-    name = node.name().lower().removeprefix("torch::autograd::")
+def _products(node: str) -> int:
+    """How many products in a row a node of the graph stands for."""
+    name = node.lower()
     if name.startswith(OPAQUE):
-        raise ValueError(f"the steps of a recurrent layer are hidden in {node.name()}; compute it without its fused kernel")
-    return max((n for word, n in PRODUCTS.items() if name.startswith(f"{word}backward") or (n == 2 and name.startswith(f"_{word}") or name.startswith(word) and n == 2)), default=0)
+        raise ValueError(f"a recurrent layer hides its steps in {node}; compute it inside torch.backends.mkldnn.flags(enabled=False)")
+    if name.startswith(FUSED_ATTENTION):
+        return 2
+    return int(name.partition("backward")[0] in PRODUCTS)

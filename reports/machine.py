@@ -24,6 +24,8 @@ SCHEMA = "prosect-report/1"
 """The version of the form; a reader refuses every other one."""
 SMALL = 600
 """Cells up to which the values of a table stand in the report itself."""
+LONGEST_TEXT = 20_000
+"""Characters of all its words beyond which they do not: packed arrays are not for reading."""
 
 
 def machine_report(results: Sequence[Result], run: Mapping[str, Any], folder: str | Path | None = None) -> dict[str, Any]:
@@ -136,7 +138,12 @@ def _table(name: str, table: Table, analysis: str, hashes: Mapping[str, str]) ->
         "file": f"{analysis}/{path}",
         "sha256": hashes.get(path),
     }
-    return told | ({"values": {column: plain(values) for column, values in cells(table, name)}} if 0 < frame.size <= SMALL else {})
+    return told | ({"values": {column: plain(values) for column, values in cells(table, name)}} if _is_small(frame) else {})
+
+
+def _is_small(frame: pd.DataFrame) -> bool:
+    """Is there room for its values?"""
+    return 0 < frame.size <= SMALL and sum(len(cell) for column in frame for cell in frame[column] if isinstance(cell, str)) <= LONGEST_TEXT
 
 
 def _figure(figure: Figure, analysis: str, hashes: Mapping[str, str]) -> dict[str, Any]:

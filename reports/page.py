@@ -29,10 +29,10 @@ from reports.sections import discover
 from reports.sections._status import SIGNS
 from reports.store import load_result, load_run, write_atomically
 from reports.tabular import file_name, flat, rows_of, shown_value
-from reports.text import format_number, visible_label, with_unit
+from reports.text import first_sentence, format_number, visible_label, with_minus, with_unit
 from reports.views import placed_views
 
-_RELATIONS = {"<=": "≤", ">=": "≥", "==": "="}
+_RELATIONS = {"<=": "≤", ">=": "≥", "==": "exactly"}
 
 
 def render_run(run_folder: str | Path) -> Path:
@@ -113,7 +113,7 @@ def page_environment(results: Sequence[Result] = ()) -> Environment:
     )
     environment.globals["signs"] = SIGNS
     environment.filters |= {
-        "number": format_number, "plain": format_number, "with_unit": with_unit, "label": visible_label, "file": file_name, "flat": flat,
+        "prose": with_minus, "first_sentence": first_sentence, "number": format_number, "plain": format_number, "with_unit": with_unit, "label": visible_label, "file": file_name, "flat": flat,
         "rows": rows_of, "table_file": lambda table, name, analysis: table_file(name, table, analysis), "picture": _picture, "view": placed_views(),
         "figure_numbers": lambda figure, analysis: figure_numbers(figure, analysis, tables.get(analysis, {})),
         "relation": lambda relation: _RELATIONS.get(relation, relation),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +16,19 @@ from reports.text import format_number, visible_text
 
 LONGEST_CELL = 500
 """Characters of a cell that the page shows."""
-ROWS_SHOWN = 6
+ROWS_SHOWN = 3
 """Rows of a table that the page shows at most; the CSV file has more."""
-CELLS_SHOWN = 36
-"""Cells of a table that the page shows: of a wide one fewer rows, though two at least. The others come out of the CSV file when asked for."""
+CELLS_SHOWN = 12
+"""Cells of a table that the page shows: of a wide one fewer rows. The others come out of the CSV file when asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell's text, and whether it is a number."""
+    """A cell's text, whether it is a number, and whether there is none: then the text is a dash."""
 
     text: str
     number: bool
+    missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +52,19 @@ class Shown:
 
 def rows_of(table: Table) -> Shown:
     """The head and the first rows of a table as text."""
-    frame = table.frame.head(min(ROWS_SHOWN, max(2, CELLS_SHOWN // max(1, len(table.frame.columns)))))
+    frame = table.frame.head(min(ROWS_SHOWN, max(1, CELLS_SHOWN // max(1, len(table.frame.columns)))))
     columns = tuple(
         Head(name=str(name), unit=c.unit if c.unit != "1" else "", meaning=c.meaning, number=pd.api.types.is_numeric_dtype(frame[name].dtype))
         for name, c in ((name, table.columns[name]) for name in frame.columns)
     )
-    cells = [[Cell(text=_cell_text(value), number=head.number) for value in frame[head.name].tolist()] for head in columns]
+    cells = [[_cell(value, head.number) for value in frame[head.name].tolist()] for head in columns]
     return Shown(columns=columns, rows=tuple(zip(*cells, strict=True)), total=len(table.frame))
+
+
+def _cell(value: Any, number: bool) -> Cell:
+    """A cell; what does not apply is a dash."""
+    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return Cell(text="–" if missing else _cell_text(value), number=number, missing=missing)
 
 
 def _cell_text(value: Any) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 
 _KEPT_IN_PROSE = "\n\t\u200c\u200d"
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
 _TOKEN_SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥"}
+_HYPHEN = re.compile(r"(?<![\w.)\]-])-(?=\.?\d)|(?<=\d[eE])-(?=\d)")
+_QUOTED = re.compile("(“[^”]*”)")
+_ONE = {"heads": "head", "tokens": "token", "prompts": "prompt", "layers": "layer"}
+_NO_END = ("e.g.", "i.e.", "vs.", "cf.", "approx.", "al.", "Fig.", "Eq.")
 
 
 def _escaped(character: str) -> str:
@@ -59,6 +64,42 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def with_minus(text: str) -> str:
+    """Prose with the minus sign that `format_number` writes before a number, U+2212; quotations “…” stay as they are.
+
+    >>> with_minus("-0.5 to 1e-5 (-2), L2-3, 1-2, “-1”")
+    '−0.5 to 1e−5 (−2), L2-3, 1-2, “-1”'
+    """
+    return "".join(part if i % 2 else _HYPHEN.sub("−", part) for i, part in enumerate(_QUOTED.split(text)))
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the end of its first sentence or to a semicolon, which becomes that end; brackets and quotations are whole.
+
+    >>> first_sentence("All is well (0.3; n = 4. By head). The rest follows."), first_sentence("Loss falls by 0.5; attention takes 5%.")
+    ('All is well (0.3; n = 4. By head).', 'Loss falls by 0.5.')
+    """
+    depth, quoted = 0, False
+    for i, sign in enumerate(text):
+        if sign in "“”":
+            quoted = sign == "“"
+        elif not quoted and sign in "([{":
+            depth += 1
+        elif not quoted and sign in ")]}":
+            depth = max(0, depth - 1)
+        elif not quoted and not depth and _ends(text, i):
+            return text[:i].rstrip() + "." if sign == ";" else text[: i + 1]
+    return text
+
+
+def _ends(text: str, i: int) -> bool:
+    """Does the sign there end a sentence that another one follows?"""
+    rest = text[i + 1 :]
+    if text[i] not in ".!?;" or not rest[:1].isspace() or not rest.strip():
+        return False
+    return text[i] == ";" or not (rest.lstrip()[0].islower() or text[: i + 1].endswith(_NO_END))
+
+
 def format_number(value: float | int | bool | None) -> str:
     """A number in four significant digits; whole numbers in full, missing ones by their name.
 
@@ -91,8 +132,9 @@ def _four_digits(value: float) -> str:
 def with_unit(value: float, unit: str) -> str:
     """A number and its unit; not after NaN, and not the unit "1" (ratios, probabilities).
 
-    >>> with_unit(0.5, "nats"), with_unit(0.5, "1")
-    ('0.5 nats', '0.5')
+    >>> with_unit(0.5, "nats"), with_unit(0.5, "1"), with_unit(1, "heads")
+    ('0.5 nats', '0.5', '1 head')
     """
     number = format_number(value)
+    unit = _ONE.get(unit, unit) if number == "1" else unit
     return number if unit in ("", "1") or number == "NaN" else f"{number} {visible_label(unit)}"

@@ -20,7 +20,6 @@ from analyses.studies._jobs import each
 from analyses.studies._training import BASE, bigram, character_model, learn_characters, recipe_of, windows
 from analyses.studies._verdict import Prediction
 from model.training import CausalLM, token_loss
-
 from probes import record
 from probes.statistics import View, row_entropy
 from reports import Bars, Figure, Lines, Series, Table

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 
 from reports.attention_bytes import pooled
-from reports.drawing.canvas import INK, MUTED, SMALL, Picture, axes, every, nothing_to_draw, numbers, text_width, write
-from reports.drawing.scale import Scale, color_bar, missing_key, scale_of, shade
+from reports.drawing.canvas import INK, MUTED, RULE, SMALL, Picture, axes, every, nothing_to_draw, numbers, text_width, write
+from reports.drawing.scale import Scale, color_bar, grey_key, missing_key, scale_of, shade
 from reports.figures import AttentionMap
-from reports.text import shortened, visible_label, visible_token
+from reports.text import shortened, visible_label, visible_token, with_minus
 
 _WIDTH, _BESIDE, _MOST_HEADS, _MOST_LABELS = 940, 104, 48, 40
 _TOKEN, _HEAD_LINE = 9.5, 34
@@ -33,6 +33,7 @@ class _Grid:
     label_x: float
     label_y: float
     named: bool
+    causal: bool
 
     @property
     def width(self) -> float:
@@ -71,10 +72,19 @@ def picture(figure: AttentionMap) -> Picture:
             color_bar(canvas, scale, figure.unit, beside, _HEAD_LINE, length, upright=True, of=maps[0])
         if shown.missing:
             missing_key(canvas, beside - 6, _HEAD_LINE + length + 18)
+        if grid.causal:
+            grey_key(canvas, beside - 6, _HEAD_LINE + length + (36 if shown.missing else 18), "masked", RULE)
         if cut:
             write(canvas, 8, height - 9, cut)
 
     return Picture(figure, round(grid.width), height, paint)
+
+
+def is_causal(figure: AttentionMap) -> bool:
+    """Is there nothing above the diagonal, so that a mask hides it?"""
+    if figure.sees or figure.thumbnails is not None or len(figure.queries) != len(figure.keys):
+        return figure.sees == "causal"
+    return not any(np.triu(np.where(np.isnan(pattern), 1, pattern), 1).any() for pattern in figure.patterns.values())
 
 
 def _known(figure: AttentionMap) -> Mapping[str, np.ndarray]:
@@ -100,7 +110,7 @@ def _grid(figure: AttentionMap, heads: int) -> _Grid:
     side_x, side_y = max(cell * keys, 40.0), max(cell * queries, 40.0)
     columns = max(1, min(heads, int((_WIDTH - label_y - _BESIDE) // (side_x + 14))))
     rows = -(-heads // columns)
-    return _Grid(columns, rows, side_x, side_y, label_x, label_y, named)
+    return _Grid(columns, rows, side_x, side_y, label_x, label_y, named, is_causal(figure))
 
 
 def _token(token: str) -> str:
@@ -113,9 +123,9 @@ def _panel(canvas: Canvas, figure: AttentionMap, grid: _Grid, i: int, head: str,
     top = row * (_HEAD_LINE + grid.side_y + grid.label_x + 10) + _HEAD_LINE
     fitting = max(6, int(grid.side_x / (0.56 * SMALL)))
     write(canvas, left, top - 23, shortened(visible_label(head), fitting), color=INK, weight="bold")
-    write(canvas, left, top - 9, shortened(visible_label(figure.notes.get(head, "")), fitting), size=SMALL - 1)
+    write(canvas, left, top - 9, shortened(with_minus(visible_label(figure.notes.get(head, ""))), fitting), size=SMALL - 1)
     panel = axes(canvas, left, top, grid.side_x, grid.side_y)
-    image = shade(panel, pattern, scale)
+    image = shade(panel, pattern, scale, hidden=np.triu(np.ones(pattern.shape, dtype=bool), 1) if grid.causal else None)
     image.set_extent((-0.5, len(figure.keys) - 0.5, len(figure.queries) - 0.5, -0.5))  # of blocks of tokens, too
     panel.spines[:].set(visible=True, linewidth=0.5)
     panel.tick_params(length=0 if grid.named else 2, labelsize=_TOKEN)

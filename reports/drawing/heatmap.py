@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,10 +13,13 @@ from matplotlib.figure import Figure as Canvas
 from reports.drawing.canvas import FONT, MUTED, SMALL, Picture, axes, every, labels_of, nothing_to_draw, numbers, text_width
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of, shade
 from reports.figures import Heatmap
-from reports.text import shortened, visible_label
+from reports.text import shortened, visible_label, with_minus
 
 _NARROW, _WIDE, _BESIDE = 520, 940, 114
 _CELL_TEXT, _MOST_TEXTS, _GROUPS = 10.0, 2500, 20
+_SQUARE, _WIDEST = 44.0, 96.0
+"""width of a cell that holds no text, and of any cell"""
+_NEGATIVE = re.compile(r"-[\d.,]+%?")
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ def _plan(figure: Heatmap, rows: int, columns: int) -> _Plan:
     inside = [text_width(shortened(visible_label(str(t)), 14), _CELL_TEXT) + 6 for t in np.ravel(figure.text)] if figure.text is not None else [0]
     wide = columns > 24 or max(inside) * columns > _NARROW - left - _BESIDE
     room = (_WIDE if wide else _NARROW) - left - _BESIDE
-    cell_width = min(96.0, room / columns)
-    cell_height = max(26.0, min(40.0, 120 / rows)) if rows <= 10 else 15.0 if rows <= 40 else min(15.0, 640 / rows)
     longest = max(text_width(label) for label in lower)
+    cell_width = min(min(_WIDEST, max(_SQUARE, longest + 8, *inside)), room / columns)
+    cell_height = max(26.0, min(40.0, 120 / rows)) if rows <= 10 else 15.0 if rows <= 40 else min(15.0, 640 / rows)
     turned = longest + 8 > cell_width and longest > 3.5 * SMALL
     names = longest if turned else 14
     return _Plan(left, cell_width, cell_height, 36 + names + (_GROUPS + 4 if figure.column_groups else 0), turned, names)
@@ -108,4 +112,5 @@ def _write_cells(grid: Axes, text: np.ndarray, colors: np.ndarray, plan: _Plan) 
     inks = ink_on(colors.reshape(-1, 4))
     for i, (cell, ink) in enumerate(zip(text.reshape(-1), inks, strict=True)):
         row, column = divmod(i, text.shape[1])
-        grid.text(column, row, shortened(visible_label(str(cell)), fitting), size=_CELL_TEXT, color=ink, ha="center", va="center")
+        shown = with_minus(str(cell)) if _NEGATIVE.fullmatch(str(cell)) else str(cell)
+        grid.text(column, row, shortened(visible_label(shown), fitting), size=_CELL_TEXT, color=ink, ha="center", va="center")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import matplotlib
@@ -16,6 +17,8 @@ from reports.text import format_number, visible_label
 
 _WIDTH, _PLOT, _LEFT, _RIGHT = 520, 240, 70, 16
 _DASHES = ("-", "--", "-.", ":")
+_ALPHAS = {1: 0.22, 2: 0.13}
+"""of a band, by how many there are"""
 
 
 def picture(figure: Lines) -> Picture:
@@ -66,6 +69,7 @@ def _plot(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]
     colors = [PALETTE[i % len(PALETTE)] for i in range(len(series))]
     if len(series) > len(PALETTE):  # many lines are an ordered family, such as layers
         colors = [matplotlib.colormaps["viridis"](share) for share in np.linspace(0.22, 0.86, len(series))]
+    bands = sum(one.low is not None or one.high is not None for one in series.values())
     for i, (color, one) in enumerate(zip(colors, series.values(), strict=True)):
         dashes = _DASHES[(i % len(PALETTE)) % len(_DASHES)] if 1 < len(series) <= len(PALETTE) else "-"
         plot.plot(x, one.y, color=color, linewidth=1.8, linestyle=dashes, marker="o" if figure.markers else None, markersize=4)
@@ -74,7 +78,10 @@ def _plot(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]
             plot.plot(x[alone], one.y[alone], color=color, linestyle="none", marker="o", markersize=3.5, gid="alone")
         if one.low is not None or one.high is not None:
             low, high = (one.y if end is None else end for end in (one.low, one.high))
-            plot.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0)
+            plot.fill_between(x, low, high, color=color, alpha=_ALPHAS.get(bands, 0.07), linewidth=0)
+            if bands > 1:  # bands over each other are brown: thin lines say whose is which
+                for end in (low, high):
+                    plot.plot(x, end, color=color, linewidth=0.7, alpha=0.7, gid="band")
             ends = np.isfinite(low) & np.isfinite(high) & _alone(one.y)
             plot.vlines(x[ends], low[ends], high[ends], color=color, linewidth=1.2)
 
@@ -83,6 +90,22 @@ def _alone(y: np.ndarray) -> np.ndarray:
     """Bool[points]: values without a neighbour, which a line would not show."""
     there = np.concatenate([[False], np.isfinite(y), [False]])
     return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Where a logarithmic axis has labels: powers of ten, below two decades 2 and 5 too, and never fewer than two where numbers allow it.
+
+    >>> log_ticks(0.5, 3000), log_ticks(0.9, 30), log_ticks(0.61, 0.93)
+    ([1.0, 10.0, 100.0, 1000.0], [1.0, 2.0, 5.0, 10.0, 20.0], [0.7, 0.8, 0.9])
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    decades = range(first, last + 1, max(1, (last - first) // 7))
+    for factors in ((1,), (1, 2, 5), range(1, 10)) if high / low >= 100 else ((1, 2, 5), range(1, 10)):
+        ticks = [float(f"{factor}e{decade}") for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 2:
+            return ticks
+    return [float(f"{tick:.6g}") for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
 
 
 def _scales(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Series]) -> None:
@@ -102,6 +125,10 @@ def _scales(plot: Axes, figure: Lines, x: np.ndarray, series: Mapping[str, Serie
         axis.set_minor_formatter(NullFormatter())
     plot.grid(axis="y", linewidth=0.7)
     plot.margins(x=0.02)
+    for side, logarithmic in wanted.items():
+        axis = getattr(plot, f"{side}axis")
+        if logarithmic and not isinstance(axis.get_major_locator(), FixedLocator):
+            axis.set_major_locator(FixedLocator(log_ticks(*axis.get_view_interval())))
     plot.set_xlabel(visible_label(figure.x_label), size=FONT)
     plot.set_ylabel(visible_label(figure.y_label), size=FONT)
     plot.tick_params(labelsize=SMALL)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from reports.drawing.bitmap import condensed
-from reports.drawing.canvas import FONT, GREY, MUTED, SMALL, axes, numbers, write
+from reports.drawing.bitmap import BACKDROP, condensed
+from reports.drawing.canvas import FONT, GREY, MUTED, RULE, SMALL, axes, numbers, write
 from reports.text import format_number, visible_label
 
 
@@ -73,16 +73,20 @@ def ink_on(colors: np.ndarray) -> list[str]:
     return ["#000000" if light > 0.179 else "#ffffff" for light in linear @ np.array([0.2126, 0.7152, 0.0722])]
 
 
-def shade(panel: Axes, values: np.ndarray, scale: Scale) -> AxesImage:
+def shade(panel: Axes, values: np.ndarray, scale: Scale, *, hidden: np.ndarray | None = None) -> AxesImage:
     """Fill the axes with Float[rows, columns] values in the scale's colours, the first row on top, cell (0, 0) around the point (0, 0).
 
-    More than two values per CSS pixel are averaged.
+    More than two values per CSS pixel are averaged. `hidden`, Bool[rows, columns], is what has no colour at all: a quiet grey.
     """
     rows, columns = values.shape
     place = panel.get_window_extent()
     few = condensed(values, place.width, place.height)
     sharp = few.shape[0] <= place.height and few.shape[1] <= place.width
-    return panel.imshow(scale.shown(few), cmap=scale.colors, norm=scale.norm, aspect="auto", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
+    clear = None
+    if hidden is not None and hidden.any() and few.shape == values.shape:
+        clear = np.where(hidden, 0.0, 1.0)
+        panel.add_patch(Rectangle((0, 0), 1, 1, transform=panel.transAxes, facecolor=RULE, edgecolor="none", zorder=-1, gid=BACKDROP))
+    return panel.imshow(scale.shown(few), alpha=clear, cmap=scale.colors, norm=scale.norm, aspect="auto", extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
                         interpolation="nearest" if sharp else "bilinear")
 
 
@@ -109,8 +113,13 @@ def color_bar(canvas: Canvas, scale: Scale, unit: str, left: float, top: float, 
 
 
 def missing_key(canvas: Canvas, left: float, top: float) -> None:
-    """A grey square and what it means."""
+    """A grey square and what it means: nothing was measured there."""
+    grey_key(canvas, left, top, "no value (NaN)", GREY)
+
+
+def grey_key(canvas: Canvas, left: float, top: float, means: str, grey: str) -> None:
+    """A square of this grey and what it means."""
     square = axes(canvas, left, top - 5, 10, 10)
-    square.add_patch(Rectangle((0, 0), 1, 1, facecolor=GREY, edgecolor="none"))
+    square.add_patch(Rectangle((0, 0), 1, 1, facecolor=grey, edgecolor="none"))
     square.set_axis_off()
-    write(canvas, left + 15, top, "no value (NaN)", size=min(SMALL, FONT), color=MUTED)
+    write(canvas, left + 15, top, means, size=min(SMALL, FONT), color=MUTED)

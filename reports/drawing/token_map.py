@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from reports.drawing.canvas import FONT, INK, SMALL, Picture, axes, nothing_to_draw, numbers, text_width, write
 from reports.drawing.scale import Scale, color_bar, ink_on, missing_key, scale_of
 from reports.figures import TokenMap
-from reports.text import shortened, visible_label, visible_token
+from reports.text import shortened, visible_label, visible_token, with_minus
 
 _WIDTH, _LINE, _BOX, _PAD, _BAR = 760, 25, 20, 4, 54
 _MOST_TOKENS, _LONGEST = 400, 24
@@ -43,7 +43,7 @@ def picture(figure: TokenMap) -> Picture:
         cut = f" · the first {_MOST_TOKENS} of {len(tokens)} tokens" if len(tokens) > _MOST_TOKENS else ""
         note = f" · {figure.notes[name]}" if figure.notes.get(name) else ""
         if visible_label(name).strip() or cut or note:
-            headings.append((top + 9, shortened(visible_label(name + note), 120) + cut))
+            headings.append((top + 9, shortened(with_minus(visible_label(name + note)), 120) + cut))
             top += 22
         top = _flow(tokens[:_MOST_TOKENS], values[:_MOST_TOKENS], top, boxes) + 12
     return Picture(figure, _WIDTH, round(top), lambda canvas: _paint(canvas, figure, scale, boxes, headings, round(top)))

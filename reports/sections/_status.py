@@ -33,6 +33,26 @@ def counts(results: Sequence[Result]) -> list[tuple[str, int]]:
     return [(status, statuses.count(status)) for status in SIGNS if status in statuses]
 
 
+def answer(results: Sequence[Result]) -> str:
+    """Is something wrong? One sentence over the diagnoses; empty where there are none, for a question of design is not wrong.
+
+    >>> from types import SimpleNamespace as Named
+    >>> answer([Named(verdict=Named(status=status)) for status in ("pass", "warn", "inconclusive", "refuted")])
+    'Nothing fails; 1 of 3 analyses warns, 1 cannot tell.'
+    """
+    statuses = [result.verdict.status for result in results if result.verdict.status in ("pass", "warn", "fail", "inconclusive")]
+    n, (fails, warns, unsure) = len(statuses), (statuses.count(status) for status in ("fail", "warn", "inconclusive"))
+    if not n:
+        return ""
+    some = [f"{count} {one if count == 1 else many}" for count, one, many in ((warns, "warns", "warn"), (unsure, "cannot tell", "cannot tell")) if count]
+    of = f"of {n} {'analysis' if n == 1 else 'analyses'}"
+    if fails:
+        return f"Something is wrong: {fails} {of} {'fails' if fails == 1 else 'fail'}{''.join(f', {one}' for one in some)}."
+    if some:
+        return f"Nothing fails; {some[0].replace(' ', f' {of} ', 1)}{''.join(f', {one}' for one in some[1:])}."
+    return "Nothing is wrong: the analysis passes." if n == 1 else f"Nothing is wrong: all {n} analyses pass."
+
+
 def holds(evidence: Evidence) -> bool | None:
     """Whether the measured number keeps its threshold; None where there is no threshold or no number.
 

@@ -19,11 +19,11 @@ _TEMPLATE = """
 <p class="see">Each is an identity that holds for a sound model and sound machinery: its largest error must stay below what rounding explains.
 One that was not checked is neither kept nor broken.</p>
 <div class="panel"><div class="scroll gates" tabindex="0" role="group" aria-label="Correctness gates">
-<table data-sortable><thead><tr><th scope="col">gate</th><th scope="col">status</th><th scope="col" class="number">largest error</th><th scope="col" class="number">bound</th><th scope="col">where</th><th scope="col">what was compared, and why it matters</th></tr></thead>
+<table data-sortable><thead><tr><th scope="col">gate</th><th scope="col">status</th><th scope="col" class="number">largest error</th><th scope="col" class="number">bound</th>{% if placed %}<th scope="col">where</th>{% endif %}{% if told %}<th scope="col">what was compared, and why it matters</th>{% endif %}</tr></thead>
 <tbody>
 {% for row in rows %}
-<tr><th scope="row">{{ row.gate }}{% if row.title != own %} <a class="of" href="#{{ row.anchor }}">{{ row.title }}</a>{% endif %}</th><td>{{ m.badge(row.status) }}</td><td class="number">{{ row.measured | with_unit("1") if row.measured == row.measured else "–" }}</td><td class="number">{{ row.bound | with_unit("1") }}</td><td class="place">{{ row.where }}</td>
-<td class="words">{{ row.compared }}{% if row.why %}<span class="why-here">{{ row.why }}</span>{% endif %}</td></tr>
+<tr><th scope="row">{{ row.gate }}{% if row.title != own %} <a class="of" href="#{{ row.anchor }}">{{ row.title }}</a>{% endif %}</th><td>{{ m.badge(row.status) }}</td>{{ m.number_cell(row.measured) }}<td class="number">{{ row.bound | with_unit("1") }}</td>{% if placed %}<td class="place">{{ row.where }}</td>{% endif %}
+{% if told %}<td class="words">{{ row.compared }}{% if row.why %}<span class="why-here">{{ row.why }}</span>{% endif %}</td>{% endif %}</tr>
 {% endfor %}
 </tbody></table></div></div>
 """
@@ -31,7 +31,8 @@ One that was not checked is neither kept nor broken.</p>
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     rows = gate_rows(results)
-    return Markup(environment.from_string(_TEMPLATE).render(rows=rows, own=TITLE)) if rows else Markup("")
+    context = {"rows": rows, "own": TITLE, "placed": any(row.where for row in rows), "told": any(row.compared or row.why for row in rows)}
+    return Markup(environment.from_string(_TEMPLATE).render(**context)) if rows else Markup("")
 
 
 SECTION = Section(name="gates", title=TITLE, order=20, html=_html, filled=has_gates)

@@ -26,7 +26,7 @@ _TABLE = """
 {% for name in frame.columns %}<th scope="col" title="{{ columns[name].meaning }}"{% if name not in words %} class="number"{% endif %}>{{ name }}</th>
 {% endfor %}</tr></thead>
 <tbody>
-{% for row in frame.itertuples(index=False) %}<tr>{% for name, cell in zip(frame.columns, row) %}<td class="{{ "words" if name == "why" else "number" if name not in words else "code" }}">{{ cell }}</td>{% endfor %}</tr>
+{% for row in frame.itertuples(index=False) %}<tr>{% for name, cell in zip(frame.columns, row) %}<td class="{{ "words" if name == "why" else "number" if name not in words else "code" }}"{% if cell != cell %} aria-label="n/a">–{% else %}>{{ cell }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
 </div>

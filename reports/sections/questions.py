@@ -23,9 +23,9 @@ _TEMPLATE = """
 <th scope="col">what decides</th></tr></thead>
 <tbody>
 {% for result, anchor, evidence in rows %}
-<tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") }}</td>
+<tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") | prose }}</td>
 <td>{{ m.badge(result.verdict.status) }}</td>
-<td class="words">{% if evidence %}{{ evidence.name }}: {{ evidence.measured | with_unit(evidence.unit) }} {{ evidence.where }}{% endif %}</td></tr>
+<td class="words">{% if evidence %}{{ evidence.name | prose }}: {{ evidence.measured | with_unit(evidence.unit) }} {{ evidence.where }}{% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div>
 """

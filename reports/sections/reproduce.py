@@ -21,7 +21,7 @@ _TEMPLATE = """
 {% endif %}
 <h3>What this report does not show</h3>
 {% if limits %}
-<ul class="limits-list">{% for title, text in limits %}<li><b>{{ title }}:</b> {{ text }}</li>{% endfor %}</ul>
+<ul class="limits-list">{% for title, text in limits %}<li><b>{{ title }}:</b> {{ text | prose }}</li>{% endfor %}</ul>
 {% else %}
 <p>No analysis states a limit.</p>
 {% endif %}

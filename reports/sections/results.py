@@ -20,24 +20,24 @@ _TEMPLATE = """
 <article class="analysis" id="{{ anchor }}" aria-labelledby="{{ anchor }}-title">
 <header><h3 id="{{ anchor }}-title">{{ result.title }}</h3>{{ m.badge(result.verdict.status) }}</header>
 <p class="question">{{ result.question }}</p>
-<p class="claim">{{ result.verdict.claim }}</p>
-{% if result.verdict.why %}<p class="why">{{ result.verdict.why }}</p>{% endif %}
+<p class="claim">{{ result.verdict.claim | prose }}</p>
+{% if result.verdict.why %}<p class="why">{{ result.verdict.why | prose }}</p>{% endif %}
 {% if result.verdict.evidence %}{{ m.evidence(result.verdict.evidence, holds, result.title) }}{% endif %}
-{% if result.notes %}{{ m.pairs(result.notes.items(), "notes") }}{% endif %}
+{% if result.notes %}{{ m.notes(result.notes) }}{% endif %}
 {% set elsewhere = result.figures | selectattr("part") | list %}
 {% set own = result.figures | rejectattr("part") | list %}
 {% if own %}<div class="figures">
 {% for figure in own %}{{ m.figure(figure, result.analysis, place(anchor, figure)) }}{% endfor %}
 </div>{% endif %}
 {% if elsewhere %}<details class="elsewhere"><summary>{{ elsewhere | length }} {{ "figure" if elsewhere | length == 1 else "figures" }} above</summary>
-<ul>{% for figure in elsewhere %}<li><a href="#{{ place(anchor, figure) }}">{{ figure.title }}</a></li>{% endfor %}</ul></details>{% endif %}
+<ul>{% for figure in elsewhere %}<li><a href="#{{ place(anchor, figure) }}">{{ figure.title | prose }}</a></li>{% endfor %}</ul></details>{% endif %}
 {% if result.tables %}<p class="to-tables"><a href="#tables-{{ anchor }}">{{ result.tables | length }} {{ "table" if result.tables | length == 1 else "tables" }}</a>: {{ result.tables | join(", ") }}</p>{% endif %}
 <details class="method"><summary>Method and parameters</summary>
 <p class="prose">{{ result.method }}</p>
 {% if result.parameters %}{{ m.pairs(result.parameters | flat, "facts") }}{% endif %}
 {% if result.provenance.command != run.provenance.get("command") %}<pre tabindex="0"><code>{{ result.provenance.command }}</code></pre>{% endif %}
 </details>
-{% if result.limits %}<p class="limits"><b>What this does not show:</b> {{ result.limits }}</p>{% endif %}
+{% if result.limits %}<p class="limits"><b>What this does not show:</b> {{ result.limits | prose }}</p>{% endif %}
 </article>
 {% endfor %}
 """

@@ -1,4 +1,4 @@
-"""Is something wrong? At most eight cards, failures first: the claim, the number against its threshold, and where; then what nobody checked."""
+"""Is something wrong? One sentence, then at most eight cards, failures first: what was found, the number that tells, where; then what nobody checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from reports.result import Result
 from reports.sections._anchors import anchors, place_of
 from reports.sections._section import Section
-from reports.sections._status import UNCHECKED, by_attention, counts, telling
+from reports.sections._status import UNCHECKED, answer, by_attention, counts, telling
 from reports.sections._unchecked import unchecked
 
 MOST_CARDS = 8
@@ -22,6 +22,7 @@ _TEMPLATE = """
 {% if not results %}
 <p>No analysis has finished.</p>
 {% else %}
+{% if answer %}<p class="answer">{{ answer }}</p>{% endif %}
 <p class="tally">{{ results | length }} {{ "analysis" if results | length == 1 else "analyses" }}:
 {% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}
 {% if open %}<span class="count"><a href="#not-checked">{{ m.badge(none_status) }} {{ open | length }}</a></span>{% endif %}</p>
@@ -29,14 +30,14 @@ _TEMPLATE = """
 {% for result, anchor in cards %}
 <li class="card {{ signs[result.verdict.status][0] }}">
 <div class="card-head">{{ m.badge(result.verdict.status) }}<a href="#{{ anchor }}">{{ result.title }}</a></div>
-<p class="claim">{{ result.verdict.claim }}</p>
+<p class="claim">{{ result.verdict.claim | first_sentence | prose }}</p>
 {% for evidence in telling(result.verdict.evidence, 1 if signs[result.verdict.status][0] == "good" else 2) %}
-<p class="measure"><span class="name">{{ evidence.name }}</span>
+<p class="measure"><span class="name">{{ evidence.name | prose }}</span>
 <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>
-<span class="bound">{% if evidence.relation %}must be {{ evidence.relation | relation }} {{ evidence.threshold | with_unit(evidence.unit) }}{% endif %}
-{{ " · " if evidence.relation and evidence.where }}{% if evidence.where %}<a href="#{{ place(evidence, result, anchor) }}">{{ evidence.where }}</a>{% endif %}</span></p>
+<span class="bound">{% if evidence.relation %}must be {{ evidence.relation | relation }} {{ evidence.threshold | number }}{% endif %}
+{{ " · " if evidence.relation and evidence.where }}{% if evidence.where %}<a href="#{{ place(evidence, result, anchor) }}">{{ evidence.where | prose }}</a>{% endif %}</span></p>
 {% endfor %}
-{% if result.verdict.why %}<p class="why">{{ result.verdict.why }}</p>{% endif %}
+<p class="go"><a href="#{{ anchor }}" aria-label="more on {{ result.title | label }}">more</a></p>
 </li>
 {% endfor %}
 </ul>
@@ -52,7 +53,7 @@ _TEMPLATE = """
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     place = {id(result): anchor for result, anchor in zip(results, anchors(results), strict=True)}
     cards = [(result, place[id(result)]) for result in by_attention(results)[:MOST_CARDS]]
-    context = {"results": results, "cards": cards, "more": len(results) - len(cards), "tally": counts(results), "telling": telling, "place": place_of}
+    context = {"results": results, "cards": cards, "more": len(results) - len(cards), "tally": counts(results), "telling": telling, "place": place_of, "answer": answer(results)}
     context |= {"open": unchecked(run, results), "none_status": UNCHECKED}
     return Markup(environment.from_string(_TEMPLATE).render(**context))
 

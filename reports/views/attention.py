@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from reports.attention_bytes import Code, block_of, code_of, packed, pooled
+from reports.drawing.attention_map import is_causal
 from reports.figures import AttentionMap
-from reports.text import format_number, visible_label, visible_token
+from reports.text import format_number, visible_label, visible_token, with_minus
 from reports.views._view import View
 
 MAP_SIDE = 256
@@ -50,7 +51,7 @@ def _data(figure: AttentionMap) -> Mapping[str, Any] | None:
     heads = _heads(figure)
     if not heads.labels or not len(figure.queries) or not len(figure.keys):
         return None
-    triangle = _is_causal(figure)
+    triangle = is_causal(figure)
     code = code_of([*heads.thumbnails, *(pooled(pattern, MAP_SIDE) for pattern in figure.patterns.values())])
     side = max(4, min(THUMBNAIL_SIDE, int((THUMBNAIL_CELLS / len(heads.labels)) ** 0.5)))
     small = np.stack([code.encode(pooled(one, side)) for one in heads.thumbnails])
@@ -60,7 +61,7 @@ def _data(figure: AttentionMap) -> Mapping[str, Any] | None:
         "first": heads.labels.index(next((label for label in figure.patterns if label in heads.labels), heads.labels[0])),
         "places": [list(place) for place in heads.places],
         "placed": heads.placed,
-        "notes": {str(i): visible_label(figure.notes[label]) for i, label in enumerate(heads.labels) if figure.notes.get(label)},
+        "notes": {str(i): with_minus(visible_label(figure.notes[label])) for i, label in enumerate(heads.labels) if figure.notes.get(label)},
         "scores": {visible_label(name): _listed(values, heads.places) for name, values in figure.scores.items()},
         "score": visible_label(next(iter(figure.scores), "")),
         "group": figure.heads_per_kv,
@@ -74,13 +75,6 @@ def _data(figure: AttentionMap) -> Mapping[str, Any] | None:
         "keys": None if list(figure.keys) == list(figure.queries) else [visible_token(str(token)) for token in figure.keys],
         "said": " ".join(_said(figure, maps, len(heads.labels), small.shape[1:])),
     }
-
-
-def _is_causal(figure: AttentionMap) -> bool:
-    """Is there nothing above the diagonal, so that half a map tells the whole?"""
-    if figure.sees or figure.thumbnails is not None or len(figure.queries) != len(figure.keys):
-        return figure.sees == "causal"
-    return not any(np.triu(np.where(np.isnan(pattern), 1, pattern), 1).any() for pattern in figure.patterns.values())
 
 
 def _heads(figure: AttentionMap) -> _Heads:

@@ -10,7 +10,7 @@ import numpy as np
 from reports.drawing.canvas import numbers
 from reports.drawing.scale import scale_of
 from reports.figures import TokenMap
-from reports.text import format_number, visible_label, visible_token, with_unit
+from reports.text import format_number, visible_label, visible_token, with_minus, with_unit
 from reports.views._view import View
 
 MOST_TOKENS = 400
@@ -30,7 +30,7 @@ def _data(figure: TokenMap) -> Mapping[str, Any] | None:
         "rows": [
             {
                 "name": visible_label(name),
-                "note": visible_label(figure.notes.get(name, "")) + _left_out(figure, name),
+                "note": with_minus(visible_label(figure.notes.get(name, ""))) + _left_out(figure, name),
                 "tokens": [visible_token(str(token)) for token in tokens],
                 "breaks": [i for i, token in enumerate(tokens) if str(token).endswith("\n")],
                 "shares": [None if np.isnan(v) else round(float(np.clip((v - low) / (high - low), 0, 1)), 4) for v in values],

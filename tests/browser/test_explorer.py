@@ -158,6 +158,33 @@ def test_arrow_keys_walk_over_heads_and_cells(explorer):
     assert abs(value - figure.patterns["L1H1"][3, 1]) <= view.error() + 1e-3
 
 
+PIXELS = """([id, places]) => {
+  const canvas = document.querySelector(`[data-from="${id}"] .map canvas`), context = canvas.getContext("2d"), ratio = devicePixelRatio;
+  const rule = getComputedStyle(document.documentElement).getPropertyValue("--rule").match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
+  return places.map(([x, y]) => {
+    const at = [...context.getImageData(Math.round((canvas.clientWidth + x) * ratio), Math.round((canvas.clientHeight + y) * ratio), 1, 1).data];
+    return rule.every((one, i) => one === at[i]);
+  });
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_a_mask_hides_is_grey_and_not_the_colour_of_zero(dark, visit):
+    there = visit(whole_page(), dark=dark)
+    # from the lower right corner: a cell of the last key far above the diagonal, one of the last query, one of an early key
+    hidden = there.page.evaluate(PIXELS, ["view-attention-patterns", [[-12, -200], [-12, -12], [-200, -12]]])
+    assert hidden == [True, False, False]
+    assert there.page.evaluate(PIXELS, ["view-attention-cross-patterns", [[-12, -100], [-12, -12]]]) == [False, False]
+
+
+def test_the_strongest_key_is_in_sight(large_page, visit):
+    there = visit(large_page, fragment="#view-attention-large?head=L0H0&query=255&by=row")
+    best = int(SAID.fullmatch(there.page.locator('[data-from="view-attention-large"] [aria-live]').inner_text())["best"])
+    seen = """([id]) => { const box = document.getElementById(id), frame = box.parentElement;
+      return [frame.scrollHeight > frame.clientHeight, box.offsetTop >= frame.scrollTop && box.offsetTop + box.offsetHeight <= frame.scrollTop + frame.clientHeight]; }"""
+    assert there.page.evaluate(seen, [f"view-attention-large-both-{best}"]) == [True, True]
+
+
 def large_map() -> AttentionMap:
     """As large as a small real model's: 30 layers of 9 heads, 256 tokens, 24 flagged."""
     n = 256

@@ -118,3 +118,12 @@ def test_paper_is_white_for_those_who_read_in_the_dark(how, whole, visit):
     assert there.page.evaluate(dark) == 0
     there.page.evaluate("() => dispatchEvent(new Event('afterprint'))")
     assert there.page.evaluate(dark) == there.page.evaluate("() => document.querySelectorAll('figure img').length")
+
+
+def test_on_paper_narrow_pictures_stand_beside_each_other(whole, visit):
+    """Half a page is not left blank."""
+    there = visit(whole, width=700)
+    there.page.emulate_media(media="print")
+    places = there.page.evaluate("""() => [...document.querySelectorAll("figure:not(.wide):not(:only-child)")].map((e) => e.getBoundingClientRect())
+      .map((box) => [Math.round(box.left), Math.round(box.width)])""")
+    assert len({left for left, _ in places}) == 2 and all(250 < width < 350 for _, width in places)

@@ -304,3 +304,34 @@ def test_neighbouring_columns_of_one_group_are_bracketed_once():
     assert [one for one in said if one.startswith("KV")] == ["KV 0", "KV 1"]
     with pytest.raises(ValueError, match="figure 'h': there must be a group for each of its 2 columns, got 1"):
         heatmap(np.ones((1, 2)), column_groups=["KV 0"])
+
+
+def test_what_a_mask_hides_has_no_colour_of_a_number():
+    """Keys behind the query are clear in the bitmap, and what is seen through them is a quiet grey that follows a dark reader."""
+    import base64
+    import io
+
+    from matplotlib.image import imread
+
+    pattern = np.tril(np.ones((5, 5))) / np.arange(1, 6)[:, None]
+    shown = AttentionMap(name="a", **WORDS, patterns={"L0H0": pattern}, queries=list("abcde"), keys=list("abcde"))
+    svg = draw(shown)
+    pixels = imread(io.BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)", svg)[0])))
+    assert (pixels[..., 3] == (np.tril(np.ones((5, 5))) > 0)).all() and "masked" in texts(svg)
+    assert svg.index("<rect") < svg.index("<image") and "#d0d7de" in svg and "#3d4550" in svg
+    full = dataclasses.replace(shown, patterns={"L0H0": np.full((5, 5), 0.2)})
+    assert "<rect" not in draw(full) and "masked" not in texts(draw(full))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.1, 9.5), (0.45, 0.55), (3, 40), (1, 1e6), (0.0021, 0.0034), (12.0, 12.1)])
+def test_a_logarithmic_axis_has_two_labels_at_least(low, high):
+    lines = Lines(name="l", **WORDS, x=np.arange(9), series={"": Series(y=np.geomspace(low, high, 9))}, x_label="x", y_label="y", log_y=True)
+    plot = lines.matplotlib().axes[0]
+    labelled = [tick for tick in plot.get_yticks() if plot.get_ylim()[0] <= tick <= plot.get_ylim()[1]]
+    shown = [text for text in texts(draw(lines)) if text not in {str(i) for i in range(9)} | {"x", "y"}]
+    assert 2 <= len(labelled) <= 12 and len(set(labelled)) == len(labelled) and set(shown) | {str(i) for i in range(9)} >= {f"{t:g}" for t in labelled if 0.001 < t < 1000}
+
+
+def test_a_small_grid_is_drawn_small_enough_for_a_telephone():
+    assert float(ET.fromstring(draw(heatmap(np.zeros((3, 4))))).get("width")) <= 360
+    assert float(ET.fromstring(draw(heatmap(np.zeros((3, 4)), text=np.full((3, 4), "a longer text", dtype=object)))).get("width")) > 400

@@ -10,7 +10,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
-from reports import Evidence, Verdict, content_hash, page, render, save_result, save_run
+from reports import Column, Evidence, Table, Verdict, content_hash, page, render, save_result, save_run
 from reports.encode import decode
 from reports.machine import SCHEMA, SMALL, machine_json, machine_report
 from reports.saved import read_saved
@@ -126,3 +126,14 @@ def test_the_page_carries_the_same_report(tmp_path, folder):
     path = tmp_path / "page.html"
     path.write_text(page([result()], title="t"), encoding="utf-8")
     assert [one.name for one in read_saved(path).analyses] == ["head-ablation"]
+
+
+def test_a_small_table_of_packed_arrays_stands_in_its_file_alone():
+    """A few cells may hold megabytes."""
+    frame = pd.DataFrame({"head": [0, 1], "packed": ["eNpj" * 5_000, "b" * 4_000]})
+    columns = {name: Column(unit="", meaning="m") for name in frame.columns}
+    told = [
+        machine_report([result(tables={"p": Table(frame=some, columns=columns, caption="c")})], {})["analyses"][0]["tables"][0]
+        for some in (frame, frame.assign(packed="short"))
+    ]
+    assert ["values" in one for one in told] == [False, True] and told[0]["rows"] == 2

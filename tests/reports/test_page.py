@@ -219,19 +219,56 @@ def test_a_card_says_what_was_measured_against_which_bound_and_where():
     html = page([result(verdict=Verdict(status="warn", claim="c", evidence=evidence), figures=(), tables={})], title="t")
     parsed = checked(html)
     said = [" ".join(one.split()) for one in parsed.text["p"]]
-    assert "broken 0.62 nats must be < 0.3 nats · L16H0" in said
-    assert said.index("broken 0.62 nats must be < 0.3 nats · L16H0") < said.index("kept 1 nats must be ≤ 2 nats")
+    assert "broken 0.62 nats must be < 0.3 · L16H0" in said
+    assert said.index("broken 0.62 nats must be < 0.3 · L16H0") < said.index("kept 1 nats must be ≤ 2")
     assert not any(one.startswith("unjudged") for one in said)
     rows = [" ".join(one.split()) for one in parsed.text["tr"]]
-    assert "kept 1 nats ≤ 2 nats ✓ kept" in rows
-    assert "broken 0.62 nats < 0.3 nats ✕ broken L16H0 the null" in rows
-    assert "unjudged 3 heads reported only" in rows
+    assert "kept 1 nats ≤ 2 ✓ kept" in rows
+    assert "broken 0.62 nats < 0.3 ✕ broken L16H0 the null" in rows
+    assert rows.index("unjudged 3 heads") > rows.index("kept 1 nats ≤ 2 ✓ kept")
+
+
+def test_numbers_without_a_threshold_are_folded_and_counted():
+    judged = Evidence(name="judged", measured=0.0, unit="1", threshold=0.0, relation="==")
+    some = tuple(Evidence(name=f"told {i}", measured=-1.0, unit="1", source="somebody") for i in range(9))
+    folded = re.compile(r'<details class="reported"( open)?><summary>9 numbers reported only, without a threshold</summary>')
+    both = page([result(verdict=Verdict(status="pass", claim="c", evidence=(judged, *some)))], title="t")
+    found = folded.search(both)
+    assert found and not found[1] and both.index("exactly 0 ✓ kept") < found.start() < both.index("told 8")
+    rows = [" ".join(one.split()) for one in checked(both).text["tr"]]
+    assert "told 8 −1 somebody" in rows and "evidence measured as defined by" in rows and "evidence measured must be" in rows
+    alone = page([result(verdict=Verdict(status="pass", claim="c", evidence=some[:2]))], title="t")
+    assert '<details class="reported" open><summary>2 numbers' in alone and ">must be<" not in alone
+
+
+def test_a_card_holds_the_first_sentence_and_the_article_the_whole_claim():
+    claim = "Loss falls by -0.5 nats (n = 4. By head). The rest, 12 of 30 heads, does nothing."
+    parsed = checked(page([result("Ablation", verdict=Verdict(status="warn", claim=claim, why="For it matters."), figures=())], title="t"))
+    said = [" ".join(one.split()) for one in parsed.text["p"]]
+    assert said.count("Loss falls by −0.5 nats (n = 4. By head).") == 1 and said.count(claim.replace("-0.5", "−0.5")) == 1
+    assert said.count("For it matters.") == 1 and [a["href"] for a in parsed.all("a") if a.get("aria-label") == "more on Ablation"] == ["#analysis-head-ablation"]
+
+
+@pytest.mark.parametrize(("statuses", "said"), [
+    (["pass", "pass"], "Nothing is wrong: all 2 analyses pass."), (["pass"], "Nothing is wrong: the analysis passes."),
+    (["fail", "warn", "pass"], "Something is wrong: 1 of 3 analyses fails, 1 warns."), (["fail", "fail"], "Something is wrong: 2 of 2 analyses fail."),
+    (["warn", "warn", "inconclusive"], "Nothing fails; 2 of 3 analyses warn, 1 cannot tell."), (["inconclusive", "pass"], "Nothing fails; 1 of 2 analyses cannot tell."),
+])
+def test_the_first_line_says_whether_something_is_wrong(statuses, said):
+    html = page([result(analysis=f"a{i}", figures=(), verdict=Verdict(status=status, claim="c")) for i, status in enumerate(statuses)], title="t")
+    assert f'<p class="answer">{said}</p>' in html
+    assert 'class="answer"' not in page([result(verdict=Verdict(status="refuted", claim="c"))], title="t")
+
+
+def test_what_does_not_apply_is_a_dash_that_is_read_as_such():
+    html = page([result(figures=())], title="t")
+    assert '<td class="number" aria-label="n/a">–</td>' in html and ">NaN</td>" not in html
 
 
 def test_a_missing_measurement_is_neither_kept_nor_broken():
     evidence = (Evidence(name="gap", measured=float("nan"), unit="nats", threshold=0.1, relation="<"),)
     parsed = checked(page([result(verdict=Verdict(status="inconclusive", claim="c", evidence=evidence))], title="t"))
-    assert "gap NaN < 0.1 nats – not checked" in [" ".join(one.split()) for one in parsed.text["tr"]]
+    assert "gap – < 0.1 – not checked" in [" ".join(one.split()) for one in parsed.text["tr"]]
 
 
 def gates_of(**columns) -> Table:
@@ -247,6 +284,14 @@ def test_gates_show_what_broke_first_and_what_was_not_checked():
     assert rows[start + 1 : start + 4] == [
         "causality word ✕ broken 0.5 1e−5 position 3 logitsbecause", "row sums word ✓ kept 2e−7 1e−5 L1H2 rowsbecause", "padding word – not checked – 1e−5 one length onlybecause"]
     assert "word: padding: one length only" in [" ".join(one.split()) for one in parsed.text["li"]]
+
+
+def test_gates_have_no_empty_columns():
+    parsed = checked(page([result(tables={"gates": gates_of()}, figures=())], title="t"))
+    rows = [" ".join(one.split()) for one in parsed.text["tr"]]
+    assert "gate status largest error bound" in rows
+    placed = checked(page([result(tables={"gates": gates_of(where=["", "", "L1"])}, figures=())], title="t"))
+    assert "gate status largest error bound where" in [" ".join(one.split()) for one in placed.text["tr"]]
 
 
 def test_a_gate_measured_at_many_places_is_shown_once_at_its_worst():
@@ -324,7 +369,7 @@ def test_a_long_table_is_cut_and_says_so():
     frame = pd.DataFrame({"x": np.arange(200_000) / 7})
     long = Table(frame=frame, columns={"x": Column(unit="nats", meaning="m")}, caption="c")
     html = page([result(tables={"long": long}, figures=())], title="t")
-    assert "The first 6 of 200,000 rows are shown." in html
+    assert "The first 3 of 200,000 rows are shown." in html
     content = files_of(html)["head-ablation-long.csv"]
     assert 200_000 < len(content) <= 250_000 and content.endswith(b"\n")
     rows = len(content.decode().splitlines()) - 1

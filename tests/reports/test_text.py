@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 
-from reports.text import format_number, shortened, visible_label, visible_text, visible_token, with_unit
+from reports.text import first_sentence, format_number, shortened, visible_label, visible_text, visible_token, with_minus, with_unit
 from tests.reports.samples import TEXT
 
 HIDDEN = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
@@ -47,6 +47,35 @@ def test_numbers(value, shown):
 def test_missing_numbers_have_no_unit():
     assert with_unit(float("nan"), "nats") == "NaN"
     assert with_unit(3, "heads") == "3 heads"
+
+
+@pytest.mark.parametrize(("claim", "first"), [
+    ("No activation is massive. Away from the sinks it grows.", "No activation is massive."),
+    ("It rests on 0.5 of 3.2 heads", "It rests on 0.5 of 3.2 heads"),
+    ("One sentence.", "One sentence."),
+    ("By +0.11 [0.07, 0.17); 1 of 36 differ.", "By +0.11 [0.07, 0.17)."),
+    ("Best “a. B; c” (see e.g. Fig. 3; then. So) wins! Then", "Best “a. B; c” (see e.g. Fig. 3; then. So) wins!"),
+    ("See Gu et al. 2024 and vs. Others. Next", "See Gu et al. 2024 and vs. Others."),
+    ("An open bracket ( is never closed. Still whole", "An open bracket ( is never closed. Still whole"),
+    ("Ends at a line?\nNext", "Ends at a line?"),
+])
+def test_the_first_sentence_ends_where_a_reader_would_end_it(claim, first):
+    assert first_sentence(claim) == first
+
+
+@given(TEXT)
+def test_a_first_sentence_invents_nothing(text):
+    first = first_sentence(text)
+    assert text.startswith(first) or text.startswith(first[:-1]) and first.endswith(".")
+    assert first_sentence(first) == first
+
+
+@pytest.mark.parametrize(("plain", "shown"), [
+    ("by -0.29 to -.5", "by −0.29 to −.5"), ("(-2.75 at", "(−2.75 at"), ("1e-5, 2E-7", "1e−5, 2E−7"), ("[-1, 2]", "[−1, 2]"), ("+0.1 / -3%", "+0.1 / −3%"),
+    ("L2-3, 5-95 %, a-1, x.-2", "L2-3, 5-95 %, a-1, x.-2"), ("log-probability", "log-probability"), ("token “-5” by -5", "token “-5” by −5"), ("2024-01-02", "2024-01-02"),
+])
+def test_one_minus_sign(plain, shown):
+    assert with_minus(plain) == shown and with_minus(shown) == shown
 
 
 def test_shortened_text_says_so():

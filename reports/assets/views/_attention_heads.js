@@ -3,7 +3,7 @@
   const GAP = 3, FLAG = "#ff8c1a";
 
   // {element, draw(), show()}: draw paints everything anew, show moves the frame to state.head. set(change) is told what was chosen.
-  shared.attentionHeads = ({ id, data, thumbnails, state, colorOf, set, flagged, count }) => {
+  shared.attentionHeads = ({ id, data, thumbnails, state, cellColor, set, flagged, count }) => {
     const { element } = shared, n = data.labels.length, all = data.labels.map((_, head) => head);
     const canvas = element("canvas", { "aria-hidden": "true" }), frame = element("div", { class: "chosen" });
     const current = element("div", { role: "option", id: `${id}-head`, class: "unseen", "aria-selected": "true" });
@@ -20,7 +20,8 @@
       const sorted = state.sort && state.score;
       order = sorted ? all.filter(passes).sort((a, b) => score(b) - score(a) || a - b) : all;
       gutter = data.placed && !sorted ? 24 : 2;
-      cell = Math.max(24, Math.min(40, Math.floor((list.clientWidth - gutter - 4) / (ends[1] + 1)) - GAP));
+      const most = Math.max(40, Math.min(72, Math.floor(300 / (ends[0] + 1))));  // few heads are shown larger
+      cell = Math.max(24, Math.min(most, Math.floor((list.clientWidth - gutter - 4) / (ends[1] + 1)) - GAP));
       across = sorted ? Math.max(1, Math.floor((list.clientWidth - gutter) / (cell + GAP))) : ends[1] + 1;
       spots = new Map(order.map((head, i) => {
         const [down, right] = sorted ? [Math.floor(i / across), i % across] : data.places[head];
@@ -33,9 +34,9 @@
       const extent = [0, 1].map((side) => Math.max(0, ...[...spots.values()].map((spot) => spot[side])) + cell + 4);
       const context = shared.sized(canvas, ...extent);
       for (const [head, [left, top]] of spots) {
-        const { rows, columns, values } = thumbnails[head];
+        const { rows, columns } = thumbnails[head];
         context.globalAlpha = passes(head) ? 1 : 0.12;
-        shared.paint(context, rows, columns, (i) => colorOf(data.code, values[i]), left, top, cell, cell);
+        shared.paint(context, rows, columns, (i) => cellColor(thumbnails[head], data.code, i), left, top, cell, cell);
         [context.strokeStyle, context.lineWidth] = [FLAG, 2.5];
         if (flagged(head)) context.strokeRect(left - 0.5, top - 0.5, cell + 1, cell + 1);
       }

@@ -3,7 +3,7 @@
   const LARGEST = 24, TALLEST = 560;
 
   // {element, draw(map, place)}: place is {row, column, by, cell}. moved(steps) and chosen(event) come from the keyboard, pointed from a click.
-  shared.attentionPicture = ({ queries, keys, square, colorOf, words, moved, chosen, pointed }) => {
+  shared.attentionPicture = ({ queries, keys, square, cellColor, words, moved, chosen, pointed }) => {
     const { element } = shared;
     const canvas = element("canvas", { "aria-hidden": "true" }), under = element("p", { class: "pointed muted", "aria-hidden": "true" });
     const area = element("div", { class: "map", role: "application", tabindex: "0",
@@ -19,7 +19,7 @@
       if (square) w = h = Math.min(w, h);
       frame = { left, top, w, h };
       const context = shared.sized(canvas, left + w * columns + 3, top + h * rows + 3);
-      shared.paint(context, rows, columns, (i) => colorOf(map, map.values[i]), left, top, w * columns, h * rows);
+      shared.paint(context, rows, columns, (i) => cellColor(map, map, i), left, top, w * columns, h * rows);
       name(context, tokens);
       const box = place.by === "row" ? [left, top + place.row * h, w * columns, h] : [left + place.column * w, top, w, h * rows];
       const around = ([x, y, width, height], by) => context.strokeRect(x - by, y - by, width + 2 * by, height + 2 * by);

@@ -1,6 +1,6 @@
 // The tokens of the attention explorer: one strip, or two where queries and keys are other texts. What is looked at is coloured.
 {
-  // {elements, color(map, line, state)}: chosen("query" or "key", token) is told what was picked, by click or by arrow keys.
+  // {elements, color(map, line, state, best)}: best is the strongest of the line. chosen("query" or "key", token) is told what was picked, by click or by arrow keys.
   shared.attentionTokens = ({ id, data, named, chosen, colorOf, visible }) => {
     const { element } = shared, one = !data.keys, keys = data.keys ?? data.queries;
     const size = (tokens, blocks) => Math.ceil(tokens.length / blocks);
@@ -27,7 +27,12 @@
     }
     const strips = sides.map((side) => ({ ...side, ...strip(side) }));
 
-    function color(map, line, state) {
+    function reveal({ made: frame, boxes }, place) {
+      const box = boxes[place];
+      if (box.offsetTop < frame.scrollTop || box.offsetTop + 24 > frame.scrollTop + frame.clientHeight) frame.scrollTop = box.offsetTop - frame.clientHeight / 2;
+    }
+
+    function color(map, line, state, best) {
       now = state;
       const across = state.by === "row", looked = across ? "key" : "query", per = across ? map.k : map.q;
       for (const own of strips) {
@@ -41,8 +46,8 @@
           box.setAttribute("aria-selected", chosenHere && i === place);
         });
         own.made.setAttribute("aria-activedescendant", own.boxes[place].id);
-        const [box, frame] = [own.boxes[place], own.made];
-        if (box.offsetTop < frame.scrollTop || box.offsetTop + 24 > frame.scrollTop + frame.clientHeight) frame.scrollTop = box.offsetTop - frame.clientHeight / 2;
+        if (coloured && best >= 0 && document.activeElement !== own.made) reveal(own, Math.min(own.boxes.length - 1, Math.floor((best * per) / own.per)));
+        else reveal(own, place);
       }
     }
     const titled = (own) => (one ? [own.made] : [element("p", { class: "muted strip-name", "aria-hidden": "true" }, own.label), own.made]);

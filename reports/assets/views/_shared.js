@@ -30,6 +30,9 @@
   // A colour of the page's own style, as it is now.
   shared.ink = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 
+  // The same as [red, green, blue].
+  shared.rgb = (name) => shared.ink(name).match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
+
   // <tag attributes>children</tag>: text is text, attributes are set by name, functions listen.
   shared.element = (tag, attributes = {}, ...children) => {
     const made = document.createElement(tag);
@@ -80,6 +83,15 @@
     own.putImageData(image, 0, 0);
     context.imageSmoothingEnabled = width < columns;
     context.drawImage(grid, left, top, width, height);
+  };
+
+  // A colour bar between its ends in words: draw(low, high, colorOf(share)).
+  shared.ramp = () => {
+    const { element } = shared, canvas = element("canvas", { "aria-hidden": "true" }), ends = [element("span"), element("span")];
+    return { elements: [ends[0], canvas, ends[1]], draw(low, high, colorOf) {
+      shared.paint(shared.sized(canvas, 160, 12), 1, 160, (i) => colorOf(i / 159), 0, 0, 160, 12);
+      [ends[0].textContent, ends[1].textContent] = [low, high];
+    } };
   };
 
   // A line that is read aloud when it changes; fast changes are read once, at their end.

@@ -19,6 +19,8 @@
       const part = SCALES[state.scale](Math.min(1, Math.abs(value) / top));
       return shared.color(signed ? "signed" : "viridis", signed ? 0.5 + Math.sign(value) * part / 2 : part);
     };
+    let grey;
+    const cellColor = (map, scale, i) => (data.triangle && i % map.columns > Math.floor(i / map.columns) ? grey : colorOf(scale, map.values[i]));
     const row = () => Math.min(map.rows - 1, Math.floor(state.query / map.q));
     const column = () => Math.min(map.columns - 1, Math.floor(state.key / map.k));
     const at = (i, j) => map.values[i * map.columns + j];
@@ -58,8 +60,8 @@
       element("label", {}, turned.sort, " sorted by it"), count);
 
     // What a reader sees.
-    const heads = shared.attentionHeads({ id, data, thumbnails: maps.thumbnails, state, colorOf, flagged, count, set: (change) => set(change) });
-    const picture = shared.attentionPicture({ queries: data.queries, keys, square: !data.keys, colorOf,
+    const heads = shared.attentionHeads({ id, data, thumbnails: maps.thumbnails, state, cellColor, flagged, count, set: (change) => set(change) });
+    const picture = shared.attentionPicture({ queries: data.queries, keys, square: !data.keys, cellColor,
       words: (cell) => `query ${queryName(cell.row)}, key ${keyName(cell.column)}: ${shared.number(at(cell.row, cell.column))}`,
       moved: (down, right) => set({ query: bounded((row() + down) * map.q, data.queries), key: bounded((column() + right) * map.k, keys), by: "row",
         cell: right !== 0 || state.cell }),
@@ -69,24 +71,19 @@
       chosen: (side, token) => set({ [side]: token, by: side === "key" ? "column" : "row", cell: false }) });
     const bounded = (token, all) => Math.max(0, Math.min(all.length - 1, token));
     const { line: readout, say } = shared.readout(), heading = element("p", { class: "head-name" });
-    const ramp = element("canvas", { "aria-hidden": "true" }), low = element("span"), high = element("span");
+    const ramp = shared.ramp();
     const other = element("th", { scope: "col" }), body = element("tbody");
     const table = element("details", { toggle: tabulate }, element("summary", {}, "these numbers as a table"),
-      element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Numbers of the chosen row or column" },
+      element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Numbers of the row or column" },
         element("table", {}, element("thead", {}, element("tr", {}, other, element("th", { scope: "col" }, "token"),
           element("th", { scope: "col", class: "number" }, data.unit))), body)));
-    const there = document.getElementById("analysis-head-ablation");
-    host.append(controls, ...(scoreNames.length ? [scores] : []), element("div", { class: "explorer" }, heads.element,
-      element("div", { class: "one" }, heading, readout, element("div", { class: "ramp" }, low, ramp, high, element("span", { class: "muted" }, data.unit)),
-        ...picture.elements, ...tokens.elements, table)),
-    element("p", { class: "caption" }, "Attention is not importance: ", there ? element("a", { href: "#analysis-head-ablation" }, "ablation") : "ablation",
-      ` tells whether a head matters. ${data.said}`));
+    const explorer = element("div", { class: "explorer" }, heads.element,
+      element("div", { class: "one" }, heading, readout, element("div", { class: "ramp" }, ...ramp.elements, element("span", { class: "muted" }, data.unit),
+        ...(data.triangle ? [element("i"), element("span", { class: "muted" }, "masked")] : [])), ...picture.elements),
+      element("div", { class: "under" }, ...tokens.elements, table));
+    const warning = document.getElementById("attention") ? "" : "Attention is not importance: ablation tells whether a head matters. ";
+    host.append(controls, ...(scoreNames.length ? [scores] : []), explorer, element("p", { class: "caption" }, warning + data.said));
 
-    function drawRamp() {
-      const context = shared.sized(ramp, 160, 12), value = (i) => (map.signed ? 2 * i / 159 - 1 : i / 159) * map.top;
-      shared.paint(context, 1, 160, (i) => colorOf(map, value(i)), 0, 0, 160, 12);
-      [low.textContent, high.textContent] = [map.signed ? shared.number(-map.top) : "0", shared.number(map.top)];
-    }
     function tabulate() {
       if (!table.open || !map) return;
       const [words, per] = state.by === "row" ? [keys, map.k] : [data.queries, map.q];
@@ -95,13 +92,17 @@
         element("td", { class: "code" }, element("bdi", {}, words[i * per])), element("td", { class: "number" }, shared.number(value)))));
     }
 
-    // What changes, and what follows. Of quick changes only the last is drawn.
+    // What follows a change; of quick ones only the last is drawn.
     let turns = 0;
     async function show(everything) {
       const mine = ++turns, found = await maps.shown(state);
       if (mine !== turns) return;
       map = found;
-      if (everything) heads.draw();
+      grey = shared.rgb("rule");
+      if (everything) {
+        heads.draw();
+        if (!state.sort) explorer.classList.toggle("short", heads.element.scrollHeight < 400);
+      }
       heads.show();
       for (const [name, made] of Object.entries(turned)) {
         if (made.type === "checkbox") made.checked = state[name];
@@ -112,8 +113,8 @@
       subtract.setAttribute("aria-pressed", state.minus >= 0);
       heading.textContent = [title(), ...(flagged(state.head) ? [data.notes[state.head]] : []), ...(map.q * map.k > 1 ? ["in blocks of tokens"] : [])].join(" \u00b7 ");
       picture.draw(map, { row: row(), column: column(), by: state.by, cell: state.cell });
-      drawRamp();
-      tokens.color(map, line(), state);
+      ramp.draw(map.signed ? shared.number(-map.top) : "0", shared.number(map.top), (share) => colorOf(map, (map.signed ? 2 * share - 1 : share) * map.top));
+      tokens.color(map, line(), state, ranked()[0]?.i ?? -1);
       tabulate();
       say(sentence());
     }

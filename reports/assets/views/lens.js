@@ -95,6 +95,6 @@
     cells[at].tabIndex = 0;
     redraw(host, draw);
     choose(at);
-    frame.scrollTop = frame.scrollHeight;  // the chosen cell is the last one
+    [frame.scrollTop, frame.scrollLeft] = [frame.scrollHeight, frame.scrollWidth];  // the chosen cell is the last one
   };
 }

@@ -50,7 +50,7 @@
     if (text === "True" || text === "False") return text === "True" ? "yes" : "no";
     if (text === "inf" || text === "-inf") return text === "inf" ? "\u221e" : "\u2212\u221e";
     const value = text === "" ? NaN : Number(text);
-    if (Number.isNaN(value)) return "NaN";
+    if (Number.isNaN(value)) return "\u2013";
     const [mantissa, exponent] = value.toExponential(3).split("e").map(Number);
     const plain = /^-?\d+$/.test(text) ? value.toLocaleString("en", { useGrouping: Math.abs(value) >= 10000 })
       : exponent >= -4 && exponent < 6 ? value.toLocaleString("en", { maximumFractionDigits: Math.max(0, 3 - exponent) }) : `${mantissa}e${exponent}`;
@@ -65,7 +65,7 @@
     for (const cells of cellsOf(text).slice(1 + there)) {
       table.tBodies[0].append(element("tr", {}, ...cells.map((cell, i) => {
         const shown = numeric[i] ? inDigits(cell) : cell.replace(/^'(?=[=+\-@])/, "");  // the file guards what a spreadsheet would run
-        return element("td", { class: numeric[i] ? "number" : shown.length > 24 ? "words" : null }, shown);
+        return element("td", { class: numeric[i] ? "number" : shown.length > 24 ? "words" : null, "aria-label": shown === "\u2013" ? "n/a" : null }, shown);
       })));
     }
     sortable(table);

@@ -46,7 +46,7 @@
       go(r, Math.min(data.rows[r].tokens.length - 1, Math.max(0, atToken + right)));
     });
     cells[atRow][atToken].tabIndex = 0;
-    line.textContent = data.range;
-    host.append(grid, line, element("p", { class: "fine" }, `${data.range} Point at a token, or use the arrow keys.`));
+    line.textContent = "Point at a token, or use the arrow keys.";
+    host.append(grid, line, element("p", { class: "fine" }, data.range));
   };
 }

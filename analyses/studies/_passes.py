@@ -1,0 +1,118 @@
+"""How long does a pass take? CPU seconds of one thread, the arms in turn, so that whatever else the machine does meets all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from analyses._contract import table
+from analyses.studies._effects import Effect
+from analyses.studies._training import BASE
+from model import LSTMConfig, LSTMLanguageModel, Transformer, TransformerConfig
+from reports import Table
+
+GPT2 = TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_head=64, d_mlp=3072, d_vocab=50257, n_ctx=1024)
+"""GPT-2 small, at whose shape operations are counted"""
+LONGEST = 1024
+"""tokens of the longest sequence that is timed"""
+DEPENDS = "Times are those of one thread of one machine and library; another's may order the arms otherwise."
+
+
+def timed(passes: Mapping[str, Callable[[], object]], repeats: int, seed: int) -> pd.DataFrame:
+    """CPU seconds of every pass, `repeats` times, in a new random order each time; the first round is not timed.
+
+    Columns: `arm`, `repeat`, `seconds`.
+    """
+    generator, rows = np.random.default_rng(seed), []
+    for run in passes.values():
+        run()
+    for repeat in range(repeats):
+        for arm in generator.permutation(list(passes)):
+            began = time.process_time()
+            passes[arm]()
+            rows.append({"arm": str(arm), "repeat": repeat, "seconds": time.process_time() - began})
+    return pd.DataFrame(rows)
+
+
+def learning(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
+    """Forward and backward through every position."""
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        model(tokens).square().mean().backward()
+
+    return run
+
+
+def ratios(times: pd.DataFrame, arm: str, over: str) -> np.ndarray:
+    """The time of one arm over that of another, round by round."""
+    seconds = times.pivot(index="repeat", columns="arm", values="seconds")
+    return (seconds[arm] / seconds[over]).to_numpy()
+
+
+def measured(quantity: str, values: Sequence[float] | np.ndarray, unit: str = "1") -> Effect:
+    """A mean over repeats of a measurement, which another run or machine will not repeat to the digit; of one value, that value."""
+    if len(values) == 1:
+        return dataclasses.replace(Effect.exact(quantity, float(values[0]), unit), kind="measured on this machine")
+    return dataclasses.replace(Effect.over_seeds(quantity, values, unit), kind="measured on this machine: mean over repeats, t interval")
+
+
+def spread(times: pd.DataFrame) -> float:
+    """Interquartile range over median of the times of an arm, the median arm's: above 0.25 torch.utils.benchmark warns in strong words."""
+    quartiles = times.groupby("arm").seconds.quantile([0.25, 0.5, 0.75]).unstack()
+    return float(((quartiles[0.75] - quartiles[0.25]) / quartiles[0.5]).median())
+
+
+def times_table(times: pd.DataFrame, caption: str) -> Table:
+    """Every time, as a measurement."""
+    return table(
+        times,
+        caption,
+        measurement=True,
+        arm=("", "what was passed through"),
+        repeat=("", "round, counted from 0"),
+        seconds=("s", "CPU time of one thread"),
+    )
+
+
+@contextmanager
+def recurrence_in_the_open() -> Iterator[None]:
+    """Inside the block a recurrent layer computes step by step, as operations of their own, not in one of oneDNN's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # torch's own, about other hardware
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def rivals(d_model: int = 128, n_layers: int = 2) -> tuple[Transformer, LSTMLanguageModel]:
+    """A Transformer and an LSTM with as many weights as nearly as whole widths allow: blocks of 12·d² against layers of 8·w².
+
+    >>> transformer, lstm = (sum(p.numel() for p in model.parameters()) for model in rivals())
+    >>> abs(lstm / transformer - 1) < 0.02
+    True
+    """
+    config = dataclasses.replace(
+        BASE,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=4,
+        n_kv_heads=4,
+        d_head=d_model // 4,
+        d_mlp=4 * d_model,
+        n_ctx=LONGEST,
+        positions="rotary",
+    )
+    transformer = Transformer(config, generator=torch.Generator().manual_seed(0))
+    wanted = sum(p.numel() for p in transformer.parameters())
+    sizes = {width: n_layers * (8 * width**2 + 8 * width) + (2 * width + 1) * config.d_vocab for width in range(d_model, 2 * d_model)}
+    width = min(sizes, key=lambda width: abs(sizes[width] - wanted))
+    recurrent = LSTMConfig(n_layers=n_layers, d_model=width, d_vocab=config.d_vocab)
+    return transformer, LSTMLanguageModel(recurrent, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,71 @@
+"""Has there been an odd number of ones so far? The smallest task that needs a state: every bit counts, however far back it lies.
+
+A network of bounded depth whose weights on the bits are spread by a softmax moves its answer the less for one bit the more there
+are; a recurrent one needs a single bit of memory (Hahn 2020; Bhattamishra et al. 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from analyses.studies._recurrent import right, rival
+from analyses.studies._training import BASE, Learnt, learn, recipe_of
+from model.training.objectives import Batch, Exercise
+from model.training.randomness import generator_of
+
+TRAINED = 16
+SPANS = {"1–8": (1, 8), "9–16": (9, 16), "17–32": (17, 32), "33–64": (33, 64)}
+"""how many bits were read; sequences of training have 16"""
+CONFIG = dataclasses.replace(BASE, d_vocab=2, n_ctx=64)
+"""the model of this task; an arm changes its positions"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bits(Sequence[Batch]):
+    """`n_batches` of (tokens, mask): random bits. Batch i is drawn from the seed and i alone.
+
+    >>> Bits(n_batches=1, batch=2, length=5, seed=0)[0][0].shape
+    torch.Size([2, 5])
+    """
+
+    n_batches: int
+    batch: int
+    length: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __getitem__(self, i: int) -> Batch:
+        if not 0 <= i < self.n_batches:
+            raise IndexError(i)
+        tokens = torch.randint(2, (self.batch, self.length), generator=generator_of(self.seed, "bits", i))
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """At every place: is the number of ones up to there odd?
+
+    >>> Parity()((torch.tensor([[1, 0, 1, 1]]), None), torch.Generator()).answers
+    tensor([[1, 1, 0, 1]])
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Exercise:
+        tokens, mask = batch
+        return Exercise((tokens, mask), tokens.cumsum(1) % 2, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def learn_parity(arm: str, *, seed: int, steps: int, n_test: int = 256) -> tuple[Learnt, dict[str, float]]:
+    """A network that is taught the task on 16 bits, and its share of right answers in every span of 64."""
+    lessons = Bits(n_batches=steps, batch=64, length=TRAINED, seed=seed)
+    test = Bits(n_batches=1, batch=n_test, length=CONFIG.n_ctx, seed=seed + 10_000)[0]
+    model = rival(arm, CONFIG, seed)
+    within = Bits(n_batches=1, batch=n_test, length=TRAINED, seed=seed + 20_000)
+    learnt = learn(model, lessons, Parity(), dataclasses.replace(recipe_of(steps), seed=seed), validation=within)
+    hits, _ = right(model, test, Parity())
+    return learnt, {span: float(hits[:, first - 1 : last].double().mean()) for span, (first, last) in SPANS.items()}

@@ -1,0 +1,245 @@
+"""Why does each head have a reduced dimension? What does that save, and what can a narrow head not do?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses._contract import table
+from analyses._flops import forward_flops
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._passes import DEPENDS, learning, timed, times_table
+from analyses.studies._training import BASE, bigram, character_model, learn_characters, recipe_of
+from analyses.studies._verdict import Prediction
+from model import Transformer, TransformerConfig
+from probes import record
+from probes.low_rank import low_rank_divergence
+from probes.saved_bytes import saved_bytes
+from reports import Bars, Figure, Lines, Series, Table
+
+WIDTH, LENGTH = 256, 256
+"""d_model, and tokens, at which costs are compared"""
+HEADS = (1, 4, 16)
+N_KEYS = 64
+"""keys of the patterns that a narrow head is to make"""
+KINDS = ("soft", "permutation", "window")
+ARMS = {"reduced": BASE, "full": dataclasses.replace(BASE, d_head=BASE.d_model)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedDimension(Study):
+    number: ClassVar[int] = 6
+    name: ClassVar[str] = "reduced-dimension"
+    question: ClassVar[str] = "Why does each head have a reduced dimension?"
+    popular: ClassVar[str] = (
+        "Without it the cost would be very large; with it the cost stays that of one head while the heads' information is combined."
+    )
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="without it the cost is very large", quantity="operations of sixteen full heads over one", relation=">", threshold=2.0),
+        Prediction(says="with it operations stay those of one head", quantity="operations of sixteen reduced heads over one", relation="==", threshold=1.0, margin=0.01),
+        Prediction(says="with it memory stays that of one head", quantity="memory of sixteen reduced heads over one", relation="==", threshold=1.0, margin=0.1),
+        Prediction(says="nothing is lost by it", quantity="loss of reduced heads", relation="==", threshold=0.0, margin=0.02, unit="nats"),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the reduced model beats the bigram", quantity="reduced minus bigram", relation="<", threshold=0.0, unit="nats"),
+    )
+    method: ClassVar[str] = (
+        f"One block of width {WIDTH} over {LENGTH} tokens: heads of width {WIDTH}/H (reduced) or {WIDTH} (full). Operations: matrix products of a forward "
+        "pass, by formula. Memory: bytes that autograd keeps for the backward pass, with the pattern written out as in the equation, and with the fused "
+        "kernel. Text: character decoders with four heads, 16 wide or 64 wide; loss of reduced heads: that of the reduced minus that of the full. Beside "
+        f"them the least divergence from a pattern of {N_KEYS} keys that a head of width d can reach, queries and keys being free: soft (normal scores of "
+        "spread 2), permutation (each row one key), window (each row its three neighbours)."
+    )
+    scale: ClassVar[str] = "costs: one block, 256 wide, 256 tokens; text: 0.12 to 0.22 M parameters, windows of 32 characters"
+    limits: ClassVar[str] = (
+        f"{DEPENDS} Full heads also have more parameters, so that a gain of theirs need not be the width's. Free queries and keys are a bound: what real "
+        "inputs allow is less."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Vaswani et al. 2017, section 3.2.2", "Bhojanapalli et al. 2020, Low-Rank Bottleneck in Multi-head Attention Models",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8, "widths": (2, 8), "repeats": 2},
+        "default": {"n_seeds": 5, "steps": 500, "n_held_out": 128, "widths": (2, 4, 8, 16, 32, 64), "repeats": 20},
+        "full": {"n_seeds": 8, "steps": 1000, "n_held_out": 600, "widths": (1, 2, 4, 8, 16, 32, 64), "repeats": 50},
+    }
+
+    n_seeds: int = 5
+    """seeds of weights, data and patterns; all arms share them"""
+    steps: int = 500
+    """updates of each model of text"""
+    n_held_out: int = 128
+    """held-out pieces of 32 characters"""
+    widths: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """of the heads that are to make a pattern; 8 among them"""
+    repeats: int = 20
+    """how often a pass is timed"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        text = pd.DataFrame(each(_text, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
+        reached = pd.DataFrame(each(_reached, [(kind, width, seed) for seed in seeds for kind in KINDS for width in self.widths]))
+        loss = text.groupby("arm").loss.apply(lambda x: x.to_numpy())
+        costs = pd.DataFrame([_cost(heads, full) for full in (False, True) for heads in HEADS])
+        of = costs.set_index(["n_heads", "full"])
+        narrow = reached[(reached.d_head == 8) & (reached.kind == "soft")].divergence
+        effects = [
+            Effect.exact("operations of sixteen full heads over one", of.operations[16, True] / of.operations[1, True]),
+            Effect.exact("operations of sixteen reduced heads over one", of.operations[16, False] / of.operations[1, False]),
+            Effect.exact("memory of sixteen reduced heads over one", of.written_out[16, False] / of.written_out[1, False]),
+            Effect.over_seeds("loss of reduced heads", loss["reduced"] - loss["full"], "nats"),
+            Effect.over_seeds("reduced minus bigram", loss["reduced"] - bigram(n=self.n_held_out), "nats"),
+            Effect.exact("memory of sixteen reduced heads over one with the fused kernel", of.fused[16, False] / of.fused[1, False]),
+            Effect.over_seeds("divergence from a soft pattern at width 8", narrow, "nats"),
+        ]
+        passes = {f"{heads} heads, {how}": _pass(heads, how == "written out") for heads in HEADS for how in ("written out", "fused")}
+        times = timed(passes, self.repeats, self.seed)
+        tables = {
+            "costs": _costs_table(costs), "text": _text_table(text), "patterns": _reached_table(reached),
+            "times": times_table(times, "Forward and backward pass of a block with reduced heads."),
+        }  # fmt: skip
+        return effects, tables
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        full, memory, loss, narrow = (
+            effects[name].estimate
+            for name in (
+                "operations of sixteen full heads over one", "memory of sixteen reduced heads over one", "loss of reduced heads",
+                "divergence from a soft pattern at width 8",
+            )
+        )  # fmt: skip
+        return (
+            f"Sixteen full heads take {full:.1f} times the operations of one, sixteen reduced ones as many as one, but {memory:.2f} times its memory where the "
+            f"pattern is written out: every head has a map of its own. On text reduced heads end {loss:+.3f} nats from full ones; a head of width 8 stays "
+            f"{narrow:.2f} nats from soft patterns over {N_KEYS} keys."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        reached, costs, times = (tables[name].frame for name in ("patterns", "costs", "times"))
+        found = reached.groupby(["kind", "d_head"]).divergence.agg(["mean", "min", "max"])
+        series = {
+            kind: Series(
+                y=found.loc[kind]["mean"].to_numpy(), low=found.loc[kind]["min"].to_numpy(), high=found.loc[kind]["max"].to_numpy()
+            )
+            for kind in KINDS
+        }
+        memory = costs[~costs.full].set_index("n_heads").written_out / 1e6
+        seconds = times.groupby("arm").seconds.median() * 1e3
+        return (
+            Lines(
+                name="patterns", title="Narrow heads make hard patterns, but not arbitrary soft ones",
+                caption=f"Least divergence found from a pattern of {N_KEYS} keys, mean of {self.n_seeds} patterns, bands from the smallest to the largest.",
+                alt="; ".join(f"{kind}: " + ", ".join(f"{found['mean'][kind, d]:.3f} at {d}" for d in self.widths) for kind in KINDS),
+                x=np.array(self.widths, dtype=float), series=series, x_label="width of the head", y_label="nats per row", log_x=True, markers=True,
+            ),
+            Bars(
+                name="memory", title=f"Sixteen heads keep {memory[16] / memory[1]:.1f} times the memory of one of the same width together",
+                caption=f"Kept for the backward pass of a block, {WIDTH} wide, {LENGTH} tokens, patterns written out; exact.",
+                alt=", ".join(f"{heads} heads {memory[heads]:.1f} MB" for heads in HEADS), labels=[f"{heads} heads" for heads in HEADS],
+                values=memory[list(HEADS)].to_numpy(), unit="MB",
+            ),
+            Bars(
+                name="times", title="How long a block takes by its number of heads, on this machine",
+                caption=f"CPU time of a forward and backward pass, median of {self.repeats} rounds; all heads together {WIDTH} wide.",
+                alt=", ".join(f"{arm} {value:.1f} ms" for arm, value in seconds.items()), labels=list(seconds.index), values=seconds.to_numpy(), unit="ms",
+            ),
+        )  # fmt: skip
+
+
+def _config(n_heads: int, full: bool = False) -> TransformerConfig:
+    """One block of the costs."""
+    return dataclasses.replace(
+        BASE, n_layers=1, d_model=WIDTH, n_heads=n_heads, n_kv_heads=n_heads, d_head=WIDTH if full else WIDTH // n_heads, d_mlp=4 * WIDTH, n_ctx=LENGTH,
+        head="none",
+    )  # fmt: skip
+
+
+def _tokens() -> Tensor:
+    return torch.arange(LENGTH)[None] % BASE.d_vocab
+
+
+def _cost(n_heads: int, full: bool) -> dict[str, Any]:
+    """Operations of a forward pass, and what it keeps for the backward pass."""
+    model = Transformer(_config(n_heads, full), generator=torch.Generator().manual_seed(0))
+    written, fused = (saved_bytes(lambda: _forward(model, out), without=model.parameters()) for out in (True, False))
+    return {
+        "n_heads": n_heads, "full": full, "operations": forward_flops(model.config, LENGTH).total, "written_out": written, "fused": fused,
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+    }  # fmt: skip
+
+
+def _forward(model: Transformer, written_out: bool) -> Tensor:
+    """Final states; somebody who looks at the pattern has it written out."""
+    if not written_out:
+        return model(_tokens())
+    with record(model, "blocks.0.attn.pattern"):
+        return model(_tokens())
+
+
+def _pass(n_heads: int, written_out: bool) -> Callable[[], None]:
+    """Forward and backward."""
+    model = Transformer(_config(n_heads), generator=torch.Generator().manual_seed(0))
+    if not written_out:
+        return learning(model, _tokens())
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        _forward(model, True).square().mean().backward()
+
+    return run
+
+
+def _text(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+    """A decoder of characters."""
+    learnt = learn_characters(character_model(ARMS[arm], seed), seed=seed, recipe=recipe_of(steps), n_held_out=n_held_out)
+    return {"arm": arm, "seed": seed, "loss": learnt.loss, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
+
+
+def _reached(kind: str, d_head: int, seed: int) -> dict[str, Any]:
+    """How near a head of a width comes to a pattern of a kind."""
+    return {"kind": kind, "d_head": d_head, "seed": seed, "divergence": low_rank_divergence(_pattern(kind, seed), d_head, seed=seed)}
+
+
+def _pattern(kind: str, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "soft":
+        return (2 * torch.randn(N_KEYS, N_KEYS, generator=generator, dtype=torch.float64)).softmax(-1)
+    if kind == "permutation":
+        return torch.eye(N_KEYS, dtype=torch.float64)[torch.randperm(N_KEYS, generator=generator)]
+    near = (torch.arange(N_KEYS)[:, None] - torch.arange(N_KEYS)).abs() <= 1
+    return near.double() / near.sum(-1, keepdim=True)
+
+
+def _costs_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, f"One block, {WIDTH} wide, {LENGTH} tokens.", n_heads=("heads", "of the block"), full=("", f"is every head {WIDTH} wide?"),
+        operations=("FLOP", "of a forward pass, matrix products, by formula"), written_out=("bytes", "kept for the backward pass, patterns written out"),
+        fused=("bytes", "kept for the backward pass, fused attention"), n_parameters=("parameters", "of the block and the embedding"),
+    )  # fmt: skip
+
+
+def _text_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every decoder of characters.", arm=("", "four heads, 16 wide (reduced) or 64 wide (full)"), seed=("", "of weights and data"),
+        loss=("nats per character", "on held-out prose, behind the last step"), n_parameters=("parameters", "of the model"),
+        flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+def _reached_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, f"How near a head comes to a pattern of {N_KEYS} keys.", kind=("", "of the pattern"), d_head=("coordinates", "width of the head"),
+        seed=("", "of the pattern and of one of the two starts"), divergence=("nats per row", "the least that was found"),
+    )  # fmt: skip
+
+
+STUDY = ReducedDimension

@@ -1,0 +1,135 @@
+"""What is the encoder? What do its residuals, its norms and its second direction bring, in nats per hidden character?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._tasks_masking import BERT, ENCODER, learn_prose, loss_of_hidden
+from analyses.studies._training import BASE, bigram, character_model
+from analyses.studies._verdict import Prediction
+from reports import Bars, Figure, Table
+
+ARMS = {
+    "decoder": (BASE, None),
+    "encoder": (ENCODER, BERT),
+    "encoder, 15 % asked": (ENCODER, dataclasses.replace(BERT, rate=0.15)),
+    "without residuals": (dataclasses.replace(ENCODER, residual=False), BERT),
+    "without norms": (dataclasses.replace(ENCODER, norm="none"), BERT),
+}
+"""network, and what it is taught; None: the next character"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder(Study):
+    number: ClassVar[int] = 7
+    name: ClassVar[str] = "encoder"
+    question: ClassVar[str] = "What is the encoder?"
+    popular: ClassVar[str] = (
+        "Identical layers of self-attention and feed-forward network, each with a residual connection and normalisation, so that information and gradients flow; it reads in both directions."
+    )
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="reading in both directions, it knows a hidden character better", quantity="decoder minus encoder", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="it needs residual connections", quantity="lost without residuals", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="it needs normalisation", quantity="lost without norms", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="with both, gradients reach the first layer as they do the last", quantity="gradient of the first layer over the last, encoder", relation=">", threshold=0.5),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the decoder beats the bigram", quantity="decoder minus bigram", relation="<", threshold=0.0, unit="nats"),
+        Prediction(says="the encoder beats the bigram", quantity="encoder minus bigram", relation="<", threshold=0.0, unit="nats"),
+    )
+    method: ClassVar[str] = (
+        "Networks of one shape read the same windows of prose in the same order. The decoder learns the next character at every place; encoders learn 40 % of the characters "
+        "(80 % of them masked, 10 % replaced, 10 % kept; one arm 15 %) from all others. All are asked for the same characters in the middle of held-out pieces of 32: the decoder "
+        "from the left side, encoders from both sides with that character masked. Gradient: norm of the first block's gradient over that of the last one's, mean over the "
+        "training."
+    )
+    scale: ClassVar[str] = "0.1 M parameters, 2 layers, windows of 32 characters"
+    limits: ClassVar[str] = (
+        "An encoder learns from fewer characters of a window than a decoder does: which one is ahead depends on how long they learn, and the crossing lies near this budget. "
+        "Two layers need residuals and norms less than twelve do (questions 11 and 25)."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Vaswani et al. 2017, section 3.1", "Devlin et al. 2019, BERT", "Wettig et al. 2023, Should You Mask 15% in Masked Language Modeling?",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 8},
+        "default": {"n_seeds": 3, "steps": 400, "n_held_out": 256},
+        "full": {"n_seeds": 5, "steps": 1500, "n_held_out": 600},
+    }
+
+    n_seeds: int = 3
+    """seeds of weights and of the order of the data; all arms share them"""
+    steps: int = 400
+    """updates of each network"""
+    n_held_out: int = 256
+    """held-out pieces of 32 characters"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        arms = pd.DataFrame(each(_arm, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
+        loss, flow = (arms.pivot(index="seed", columns="arm", values=value) for value in ("loss", "flow"))
+        counted = bigram(n=self.n_held_out)
+        effects = [
+            Effect.over_seeds("decoder minus encoder", loss["decoder"] - loss["encoder"], "nats"),
+            Effect.over_seeds("decoder minus encoder, 15 % asked", loss["decoder"] - loss["encoder, 15 % asked"], "nats"),
+            Effect.over_seeds("lost without residuals", loss["without residuals"] - loss["encoder"], "nats"),
+            Effect.over_seeds("lost without norms", loss["without norms"] - loss["encoder"], "nats"),
+            *(
+                Effect.over_seeds(f"gradient of the first layer over the last, {arm}", flow[arm])
+                for arm in ("encoder", "without residuals", "without norms")
+            ),
+            Effect.over_seeds("decoder minus bigram", loss["decoder"] - counted, "nats"),
+            Effect.over_seeds("encoder minus bigram", loss["encoder"] - counted, "nats"),
+        ]
+        return effects, {"arms": _arms_table(arms)}
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        both, residuals, norms, flow = (effects[one.quantity].estimate for one in self.predictions)
+        few = effects["decoder minus encoder, 15 % asked"].estimate
+        return (
+            f"After {self.steps} updates the encoder, which reads both sides, is {both:+.2f} nats ahead of the decoder on the same characters ({few:+.2f} if 15 % of them are asked for). Without "
+            f"residuals it loses {residuals:.2f} nats, without norms {norms:.2f}; with both, the first layer's gradient is {flow:.2f} times the last one's."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        by = tables["arms"].frame.groupby("arm").loss
+        mean, low, high = (values[list(ARMS)] for values in (by.mean(), by.min(), by.max()))
+        first = "The encoder" if mean["encoder"] < mean["decoder"] else "The decoder"
+        return (
+            Bars(
+                name="loss", title=f"{first} knows a hidden character best after {self.steps} updates; residuals matter more than norms" if mean["without residuals"] > mean["without norms"] else f"{first} knows a hidden character best after {self.steps} updates",
+                caption=f"Nats of characters in the middle of held-out pieces, mean of {self.n_seeds} seeds with the smallest and largest.",
+                alt=", ".join(f"{arm} {mean[arm]:.3f}" for arm in ARMS), labels=list(ARMS), values=mean.to_numpy(), low=low.to_numpy(), high=high.to_numpy(), unit="nats per character",
+            ),
+        )  # fmt: skip
+
+
+def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+    """One network: what it makes of hidden characters, and how much of the gradient reaches its first block."""
+    config, objective = ARMS[arm]
+    learnt = learn_prose(character_model(config, seed), objective, seed=seed, steps=steps)
+    gradients = [learnt.history[f"gradient_norm/blocks.{i}"] for i in (0, config.n_layers - 1)]
+    return {
+        "arm": arm, "seed": seed, "loss": loss_of_hidden(learnt.model, n_held_out), "flow": float((gradients[0] / gradients[1]).mean()), "n_parameters": learnt.n_parameters,
+        "flops": learnt.flops,
+    }  # fmt: skip
+
+
+def _arms_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every network.", arm=("", "network and what it is taught"), seed=("", "of weights and data"), loss=("nats per character", "of hidden characters of held-out prose"),
+        flow=("1", "norm of the first block's gradient over the last one's, mean over the training"), n_parameters=("parameters", "of the network"),
+        flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+STUDY = Encoder

@@ -1,0 +1,183 @@
+"""Learning rate and dropout: does warm-up help wherever the norms stand and whatever the rate, does decay, does dropout?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._curves import in_parts
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._starts import PAPER, started_as_in_the_paper
+from analyses.studies._training import bigram, learn_characters, recipe_of
+from analyses.studies._verdict import Prediction
+from model import Dropout
+from reports import Bars, Figure, Lines, Series, Table
+
+WORST = math.log(PAPER.d_vocab)
+"""nats per character of a uniform guess: what a training counts as that ends above it, or in numbers that are not finite"""
+HIGH, LOW = 1e-2, 1e-3
+"""peak learning rates on either side of the studies' 3e-3"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How one arm is trained."""
+
+    place: str = "pre"
+    rate: float = 3e-3
+    warm: bool = True
+    decay: bool = True
+    dropout: bool = False
+
+    def __str__(self) -> str:
+        parts = (
+            f"{self.place}-norm",
+            f"{self.rate:g}",
+            "" if self.warm else "no warm-up",
+            "" if self.decay else "no decay",
+            "dropout" if self.dropout else "",
+        )
+        return ", ".join(part for part in parts if part)
+
+
+CORNERS = tuple((place, rate) for place in ("post", "pre") for rate in (HIGH, LOW))
+WAYS = (
+    *(Way(place=place, rate=rate, warm=warm) for place, rate in CORNERS for warm in (True, False)),
+    Way(), Way(decay=False), Way(dropout=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupAndDropout(Study):
+    number: ClassVar[int] = 19
+    name: ClassVar[str] = "warmup-and-dropout"
+    question: ClassVar[str] = "How are learning rate and dropout set?"
+    popular: ClassVar[str] = "Warm up, then decay; dropout in attention and feed-forward layers."
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="with norms after the sums and a high rate warm-up helps", quantity="loss without warm-up, post-norm, 0.01", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="with norms before the sub-layers and a low rate it helps, too", quantity="loss without warm-up, pre-norm, 0.001", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="decay helps", quantity="loss without decay", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="dropout helps", quantity="loss without dropout", relation=">", threshold=0.02, unit="nats"),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the studies' recipe beats the bigram", quantity="recipe minus bigram", relation="<", threshold=0.0, unit="nats"),
+    )
+    method: ClassVar[str] = (
+        "Four blocks from Glorot's start, norms before the sub-layers or after the sums, peak learning rate 0.001 or 0.01, with a linear warm-up over the "
+        "first fifth of the steps or none, then half a cosine down to 0; gradients are not clipped, since clipping can hide what warm-up is for. At "
+        "0.003 with norms before: no decay after the warm-up, and dropout of 0.1 of attention weights and of hidden units. A training that ends "
+        "above a uniform guess, or in numbers that are not finite, counts as one. Each effect is without minus with, the same seed."
+    )
+    scale: ClassVar[str] = "0.2 M parameters, four blocks, less than one pass over the text"
+    limits: ClassVar[str] = (
+        "Dropout is for texts that are read many times (question 30); here none is read twice. Without warm-up the first fifth of the steps is done at full "
+        "rate, so that at a low rate warm-up takes steps away. Deeper models with norms after the sums need warm-up at lower rates, too."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Vaswani et al. 2017, sections 5.3 and 5.4", "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture",
+        "Liu et al. 2020, Understanding the Difficulty of Training Transformers",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 5, "n_held_out": 8},
+        "default": {"n_seeds": 3, "steps": 200, "n_held_out": 128},
+        "full": {"n_seeds": 5, "steps": 400, "n_held_out": 600},
+    }
+
+    n_seeds: int = 3
+    """seeds of weights and of the order of the data; all arms share them"""
+    steps: int = 200
+    """updates of each model"""
+    n_held_out: int = 128
+    """held-out pieces of 32 characters"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        found = each(_arm, [(way, seed, self.steps, self.n_held_out) for seed in seeds for way in WAYS])
+        arms, curves = (pd.DataFrame([row for one in found for row in one[name]]) for name in ("arm", "curve"))
+        loss = arms.pivot(index="seed", columns="way", values="loss")
+        lost = {
+            corner: loss[str(Way(place=corner[0], rate=corner[1], warm=False))] - loss[str(Way(place=corner[0], rate=corner[1]))]
+            for corner in CORNERS
+        }
+        effects = [
+            *(Effect.over_seeds(f"loss without warm-up, {place}-norm, {rate:g}", values, "nats") for (place, rate), values in lost.items()),
+            Effect.over_seeds("loss without decay", loss[str(Way(decay=False))] - loss[str(Way())], "nats"),
+            Effect.over_seeds("loss without dropout", loss[str(Way())] - loss[str(Way(dropout=True))], "nats"),
+            Effect.over_seeds("recipe minus bigram", loss[str(Way())] - bigram(n=self.n_held_out), "nats"),
+        ]
+        return effects, {"arms": _arms_table(arms), "curves": _curves_table(curves)}
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        post_high, post_low, pre_high, pre_low = (
+            effects[f"loss without warm-up, {place}-norm, {rate:g}"].estimate for place, rate in CORNERS
+        )
+        decay, dropout = effects["loss without decay"].estimate, effects["loss without dropout"].estimate
+        return (
+            f"Without warm-up the loss changes by {post_high:+.2f} nats with norms after the sums at a rate of {HIGH:g} and by {post_low:+.2f} at {LOW:g}; with norms "
+            f"before the sub-layers by {pre_high:+.2f} and {pre_low:+.2f}. Without decay it changes by {decay:+.2f}, and without dropout, on text that is read "
+            f"once, by {dropout:+.2f}."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        arms, curves = tables["arms"].frame, tables["curves"].frame
+        loss = arms.groupby("way").loss.agg(["mean", "min", "max"]).loc[[str(way) for way in WAYS]]
+        shown = [str(way) for way in WAYS if way.place == "post"]
+        mean = curves.groupby(["step", "way"]).loss.mean().unstack("way")
+        return (
+            Bars(
+                name="loss", title="Whether warm-up helps depends on the rate and on where the norms stand",
+                caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; {WORST:.2f} is a uniform guess.",
+                alt=", ".join(f"{way}: {value:.3f}" for way, value in loss["mean"].items()), labels=list(loss.index), values=loss["mean"].to_numpy(),
+                low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",
+            ),
+            Lines(
+                name="curves", title="Norms after the sums: how training goes with and without warm-up",
+                caption=f"Loss on the training text, mean of {self.n_seeds} seeds over neighbouring steps; what broke off is missing.",
+                alt="; ".join(f"{way} ends at {mean[way].iloc[-1]:.2f}" for way in shown if way in mean), x=mean.index.to_numpy(float),
+                series={way: Series(y=mean[way].to_numpy()) for way in shown if way in mean}, x_label="step", y_label="nats per character",
+            ),
+        )  # fmt: skip
+
+
+def _arm(way: Way, seed: int, steps: int, n_held_out: int) -> dict[str, list[dict[str, Any]]]:
+    """One model, its loss and its learning curve."""
+    dropout = Dropout(pattern=0.1, mlp=0.1) if way.dropout else Dropout()
+    model = started_as_in_the_paper(dataclasses.replace(PAPER, n_layers=4, norm_place=way.place, dropout=dropout), seed)
+    recipe = recipe_of(
+        steps, learning_rate=way.rate, warmup=steps // 5 if way.warm else 0, decay="cosine" if way.decay else "none", clip_norm=None
+    )
+    row = {"way": str(way), **dataclasses.asdict(way), "seed": seed, "n_parameters": sum(p.numel() for p in model.parameters())}
+    try:
+        learnt = learn_characters(model, seed=seed, recipe=recipe, n_held_out=n_held_out)
+    except FloatingPointError:
+        return {"arm": [{**row, "loss": WORST, "flops": math.nan}], "curve": []}
+    loss = min(learnt.loss, WORST) if math.isfinite(learnt.loss) else WORST
+    curve = [{"way": str(way), "seed": seed, **part} for part in in_parts(learnt.history, "loss")]
+    return {"arm": [{**row, "loss": loss, "flops": learnt.flops}], "curve": curve}
+
+
+def _arms_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every model.", way=("", "how it was trained"), place=("", "where the norms stand"), rate=("1", "peak learning rate"),
+        warm=("", "is there a warm-up?"), decay=("", "does the rate decay?"), dropout=("", "is there dropout?"), seed=("", "of weights and data"),
+        n_parameters=("parameters", "of the model"), loss=("nats per character", "on held-out prose, behind the last step, at most that of a uniform guess"),
+        flops=("FLOP", "of the training, 6 per weight and token; missing where it broke off"),
+    )  # fmt: skip
+
+
+def _curves_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "The training.", way=("", "how it was trained"), seed=("", "of weights and data"), step=("steps", "middle of the steps that are averaged"),
+        loss=("nats per character", "on the training text, mean of these steps"),
+    )  # fmt: skip
+
+
+STUDY = WarmupAndDropout

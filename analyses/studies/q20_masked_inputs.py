@@ -1,0 +1,211 @@
+"""Why does BERT mask inputs and not attention scores? Can the answer still be read where only attention is masked?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._tasks_masking import BERT, ENCODER, N_SPECIAL, PLACES, Corrupted, Hidden, context_known, learn_prose, loss_of_hidden
+from analyses.studies._training import BASE, LENGTH, RECIPE, bigram, character_model, held_out
+from analyses.studies._verdict import Prediction
+from model import Transformer
+from model.training import Exercise, evaluate
+from model.training.objectives import Batch, Objective
+from probes import Edit, intervene
+from reports import Bars, Figure, Table
+
+
+def hide_self(scores: Tensor) -> Tensor:
+    """No query sees its own place."""
+    return scores.masked_fill(torch.eye(scores.shape[-1], dtype=torch.bool), -torch.inf)
+
+
+NOT_ITSELF = Edit("blocks.*.attn.scores", hide_self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything:
+    """Every character, from a text that holds it: attention alone is to hide it.
+
+    >>> Everything()((torch.tensor([[5, 6]]), None), torch.Generator()).answers
+    tensor([[5, 6]])
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Exercise:
+        return Exercise(batch, batch[0], torch.ones_like(batch[0], dtype=torch.bool))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """The character at a place, in whose stead another is read: a model that copies what it reads is always wrong.
+
+    >>> exercise = Replaced(place=1)((torch.tensor([[7, 8, 9]]), None), torch.Generator().manual_seed(0))
+    >>> int(exercise.answers[0, 1]), bool(exercise.inputs[0][0, 1] != 8)
+    (8, True)
+    """
+
+    place: int
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Exercise:
+        exercise = Hidden(place=self.place)(batch, generator)
+        others = torch.randint(1, BASE.d_vocab - N_SPECIAL, batch[0].shape, generator=generator)
+        drawn = N_SPECIAL + (batch[0] - N_SPECIAL + others) % (BASE.d_vocab - N_SPECIAL)
+        return Exercise((torch.where(exercise.counted, drawn, batch[0]), None), exercise.answers, exercise.counted)
+
+
+ARMS: dict[str, Objective] = {
+    "inputs, all masked": Corrupted(rate=BERT.rate), "inputs, 80/10/10": BERT, "inputs, 80/0/20": Corrupted(rate=BERT.rate, masked=0.8),
+    "inputs, 90/10/0": Corrupted(rate=BERT.rate, masked=0.9, random=0.1), "scores": Everything(),
+}  # fmt: skip
+"""what is masked; of inputs, shares that are masked / replaced / kept"""
+MASKED, MIXED, SCORES = "inputs, all masked", "inputs, 80/10/10", "scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedInputs(Study):
+    number: ClassVar[int] = 20
+    name: ClassVar[str] = "masked-inputs"
+    question: ClassVar[str] = "Why does BERT mask inputs and not attention scores?"
+    popular: ClassVar[str] = (
+        "Its mask is on the input, to learn from context on both sides without supervision; some masked tokens are replaced or kept, so that plain text is no stranger to it."
+    )
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="with masked inputs it learns from both sides", quantity="gained by the right side", relation=">", threshold=0.1, unit="nats"),
+        Prediction(says="with masked scores the answer can still be read", quantity="loss in training with masked scores", relation="<", threshold=0.1, unit="nats"),
+        Prediction(says="so that nothing is learnt of the context", quantity="hidden character, masked scores minus masked inputs", relation=">", threshold=0.1, unit="nats"),
+        Prediction(says="80/10/10 keeps plain text from being a stranger", quantity="probe of plain text, 80/10/10 minus all masked", relation=">", threshold=0.01),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(
+            says="with masked inputs it beats the bigram", quantity="masked inputs minus bigram", relation="<", threshold=0.0, unit="nats"
+        ),
+    )
+    method: ClassVar[str] = (
+        "Encoders of one shape read the same windows of prose. Masked inputs: 40 % of the characters are asked for, and become the mask, another character, or stay, by shares. "
+        "Masked scores: every character is asked for and is in the input, but no query may attend to its own place. In the end all are asked for characters in the middle of "
+        "held-out pieces: those of masked inputs with the mask in its place, that of masked scores with another character there, since it never read the mask. Gained by the right "
+        "side: the loss when the text ends with the mask, minus that when it goes on. Probe of plain text: accuracy with which a line tells from the last states of unmasked "
+        "text how many letters of the word follow (0, 1, 2, more), no piece on both sides of the fit."
+    )
+    scale: ClassVar[str] = "0.1 M parameters, 2 layers, windows of 32 characters"
+    limits: ClassVar[str] = (
+        "A small model learns little in the time of the default budget; shares of replaced and kept tokens may matter when a model is tuned for a task, which is not done here. "
+        "A single place is hidden in the end, two fifths in training."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Devlin et al. 2019, BERT",
+        "Wettig et al. 2023, Should You Mask 15% in Masked Language Modeling?",
+    )
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 2, "score_steps": 2, "n_held_out": 24, "arms": (MASKED, MIXED, SCORES)},
+        "default": {"n_seeds": 3, "steps": 700, "score_steps": 200, "n_held_out": 256, "arms": (MASKED, MIXED, SCORES)},
+        "full": {"n_seeds": 5, "steps": 2000, "score_steps": 500, "n_held_out": 600, "arms": tuple(ARMS)},
+    }
+
+    n_seeds: int = 3
+    """seeds of weights and of the order of the data; all arms share them"""
+    steps: int = 700
+    """updates of each network with masked inputs"""
+    score_steps: int = 200
+    """updates of each network with masked scores, which has learnt to copy by then"""
+    n_held_out: int = 256
+    """held-out pieces of 32 characters"""
+    arms: tuple[str, ...] = (MASKED, MIXED, SCORES)
+    """what is masked"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        jobs = [
+            (arm, seed, self.score_steps if arm == SCORES else self.steps, self.n_held_out)
+            for seed in range(self.seed, self.seed + self.n_seeds)
+            for arm in self.arms
+        ]
+        arms = pd.DataFrame(each(_arm, jobs))
+        hidden, left, known, training = (
+            arms.pivot(index="seed", columns="arm", values=value) for value in ("hidden", "left", "known", "training")
+        )
+        others = [arm for arm in self.arms if arm not in (MASKED, SCORES)]
+        effects = [
+            Effect.over_seeds("gained by the right side", left[MASKED] - hidden[MASKED], "nats"),
+            Effect.over_seeds("loss in training with masked scores", training[SCORES], "nats"),
+            Effect.over_seeds("hidden character, masked scores minus masked inputs", hidden[SCORES] - hidden[MASKED], "nats"),
+            *(Effect.over_seeds(f"probe of plain text, {_shares(arm)} minus all masked", known[arm] - known[MASKED]) for arm in others),
+            *(
+                Effect.over_seeds(f"hidden character, {_shares(arm)} minus all masked", hidden[arm] - hidden[MASKED], "nats")
+                for arm in others
+            ),
+            Effect.over_seeds("masked inputs minus bigram", hidden[MASKED] - bigram(n=self.n_held_out), "nats"),
+        ]
+        return effects, {"arms": _arms_table(arms)}
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        right, copied, behind, probed = (effects[one.quantity].estimate for one in self.predictions)
+        return (
+            f"With masked inputs the right side is worth {right:+.2f} nats. With masked scores the answer goes past attention through the residual stream: the loss in training is {copied:.3f} "
+            f"nats, and {behind:+.1f} more than with masked inputs when the character is truly hidden. Replacing and keeping some tokens (80/10/10) changes what plain text "
+            f"tells a probe by {probed:+.1%}."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        frame = tables["arms"].frame
+        by, known = frame.groupby("arm").hidden, frame.groupby("arm").known
+        arms = list(self.arms)
+        inputs = [arm for arm in arms if arm != SCORES]
+        return (
+            Bars(
+                name="hidden", title="Masked scores teach to copy: a character that is truly hidden is not known",
+                caption=f"Loss of hidden characters of held-out prose, mean of {self.n_seeds} seeds with the smallest and largest.",
+                alt=", ".join(f"{arm} {by.mean()[arm]:.2f}" for arm in arms), labels=arms, values=by.mean()[arms].to_numpy(), low=by.min()[arms].to_numpy(),
+                high=by.max()[arms].to_numpy(), unit="nats per character",
+            ),
+            Bars(
+                name="probe", title="What plain text tells a probe depends little on the shares of replaced and kept tokens",
+                caption=f"Accuracy of a linear probe of the letters to the end of the word, mean of {self.n_seeds} seeds with the smallest and largest.",
+                alt=", ".join(f"{arm} {known.mean()[arm]:.3f}" for arm in inputs), labels=inputs, values=known.mean()[inputs].to_numpy(), low=known.min()[inputs].to_numpy(),
+                high=known.max()[inputs].to_numpy(), unit="accuracy",
+            ),
+        )  # fmt: skip
+
+
+def _shares(arm: str) -> str:
+    return arm.removeprefix("inputs, ")
+
+
+def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+    """One network: what it reached in training, and what it makes of hidden characters and of plain text."""
+    model, scores = character_model(ENCODER, seed), arm == SCORES
+    with intervene(model, NOT_ITSELF) if scores else nullcontext():
+        learnt = learn_prose(model, ARMS[arm], seed=seed, steps=steps, n_held_out=64)
+        hidden = _loss_of_replaced(model, n_held_out) if scores else loss_of_hidden(model, n_held_out)
+    left, known = (np.nan, np.nan) if scores else (loss_of_hidden(model, n_held_out, "left"), context_known(model, n_held_out, seed))
+    return {
+        "arm": arm, "seed": seed, "training": learnt.loss, "hidden": hidden, "left": left, "known": known, "n_parameters": learnt.n_parameters, "flops": learnt.flops,
+    }  # fmt: skip
+
+
+def _loss_of_replaced(model: Transformer, n_held_out: int) -> float:
+    """Nats of the same characters when another is read in their stead."""
+    return float(np.mean([evaluate(model, held_out(LENGTH, n_held_out), Replaced(place=place), RECIPE) for place in PLACES]))
+
+
+def _arms_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every network.", arm=("", "what is masked; of inputs, shares that are masked / replaced / kept"), seed=("", "of weights and data"),
+        training=("nats per character", "loss of held-out prose, masked as in training"), hidden=("nats per character", "of characters in the middle, hidden"),
+        left=("nats per character", "of the same characters when the text ends there; not asked of masked scores"),
+        known=("1", "accuracy of a probe of plain text; not asked of masked scores"), n_parameters=("parameters", "of the network"),
+        flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+STUDY = MaskedInputs

@@ -1,0 +1,218 @@
+"""How does self-attention work? Do its weights come from dot products, sum to 1, find the relevant place, and say what is read?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._row_ranks import row_rank_correlation
+from analyses.studies._tasks_lookup import CHANCE, CONFIG, N_PAIRS, dictionaries, learn_lookup, relevant, right_answers
+from analyses.studies._training import held_out
+from analyses.studies._verdict import Prediction
+from model import Transformer, load_model
+from probes import Activations, Edit, add, intervene, record
+from probes.statistics import View, row_sum_error
+from reports import Figure, Lines, Series, Table
+
+NOISE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""noise on the keys, over their spread"""
+LEAST = 8
+"""keys that a row must see for the order of its weights to be judged"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfAttention(Study):
+    number: ClassVar[int] = 22
+    name: ClassVar[str] = "self-attention"
+    question: ClassVar[str] = "How does self-attention work?"
+    popular: ClassVar[str] = (
+        "The relevance of each position comes from scaled dot products of queries and keys through a softmax, which weighs the values."
+    )
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="weights are the softmax of scaled dot products", quantity="error of the recomputed weights", relation="<", threshold=1e-5),
+        Prediction(says="the output is the mean of the values by these weights", quantity="error of the recomputed output", relation="<", threshold=1e-5),
+        Prediction(says="the weight goes to the relevant position", quantity="weight on the relevant place", relation=">", threshold=0.5),
+        Prediction(says="the weights are the relevance: they order positions by what is read", quantity="rank correlation of weight and what is read", relation=">", threshold=0.9),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the look-up is learnt", quantity="right answers", relation=">", threshold=0.95),
+    )
+    method: ClassVar[str] = (
+        "The first two are recomputed from recorded queries, keys and values, softmax(q kᵀ/√d_head) and its product with v, in trained look-up models "
+        "(encoders of one layer and one head, without positions) and in the shipped character decoder; the errors are the largest, the output's over "
+        f"the largest value. Look-up: {N_PAIRS} pairs of a key and a value, then a key; the relevant place is the pair that has it. Noise: normal, added "
+        "to the keys of the trained models, over the keys' standard deviation. What is read: ‖v_j W_O‖ times its weight (Kobayashi et al. 2020), in the "
+        f"character decoder, ranked among the keys of a row, over rows with at least {LEAST} keys, heads and layers. Beside them the error of "
+        "permutation equivariance: permuted tokens against permuted logits."
+    )
+    scale: ClassVar[str] = "look-up: 0.04 M parameters; text: the shipped decoder of 0.62 M parameters, windows of 32 characters"
+    limits: ClassVar[str] = (
+        "The first two are what the layer computes, not what a trained model uses it for. That weight finds the relevant place is shown where one place is "
+        "relevant and one layer looks; deeper models mix tokens before they attend (the study of attention as explanation)."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Vaswani et al. 2017, section 3.2", "Kobayashi et al. 2020, Attention is Not Only a Weight",
+        "Yun et al. 2020, Are Transformers universal approximators of sequence-to-sequence functions?",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 8},
+        "default": {"n_seeds": 5, "steps": 600, "n_held_out": 64},
+        "full": {"n_seeds": 10, "steps": 1500, "n_held_out": 256},
+    }
+
+    n_seeds: int = 5
+    """seeds of weights and data of the look-up models"""
+    steps: int = 600
+    """updates of each look-up model"""
+    n_held_out: int = 64
+    """windows of held-out prose, of 32 characters"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        found = each(_arm, [(seed, self.steps) for seed in range(self.seed, self.seed + self.n_seeds)])
+        arms, noise = (pd.DataFrame([row for one in found for row in one[name]]) for name in ("arm", "noise"))
+        text, agreement = _in_text(self.n_held_out)
+        exact = pd.concat([arms, pd.DataFrame([text])])
+        effects = [
+            Effect.exact("error of the recomputed weights", float(exact.weights.max())),
+            Effect.exact("error of the recomputed output", float(exact.output.max())),
+            Effect.over_seeds("weight on the relevant place", arms.relevant),
+            Effect.over_examples("rank correlation of weight and what is read", agreement, seed=self.seed),
+            Effect.over_seeds("right answers", arms.right),
+            Effect.exact("largest deviation of a row's sum from 1", float(exact.rows.max())),
+            Effect.exact("error of permutation equivariance", float(arms.equivariance.max())),
+        ]
+        return effects, {"models": _arms_table(arms), "noise": _noise_table(noise), "text": _text_table(pd.DataFrame([text]))}
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        weight, right, rank = (
+            effects[name].estimate
+            for name in ("weight on the relevant place", "right answers", "rank correlation of weight and what is read")
+        )
+        return (
+            f"Weights and output are what the equation says. In a look-up of {N_PAIRS} pairs the relevant one gets {weight:.2f} of the weight and "
+            f"{right:.2f} of the answers are right. In text, the order of the weights is not quite the order of what is read: rank correlation {rank:.2f}."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        noise = tables["noise"].frame
+        means = noise.groupby("noise")[["right", "relevant"]].agg(["mean", "min", "max"])
+        series = {
+            label: Series(y=means[name]["mean"].to_numpy(), low=means[name]["min"].to_numpy(), high=means[name]["max"].to_numpy())
+            for label, name in (("right answers", "right"), ("weight on the relevant place", "relevant"))
+        }
+        first, last = means.iloc[0], means.iloc[-1]
+        return (
+            Lines(
+                name="noise", title="The look-up fades as its keys blur, and the answers with it",
+                caption=f"Noise added to the keys of trained models; mean of {self.n_seeds} seeds, bands from the smallest to the largest; a guess is right in {CHANCE:.3f}.",
+                alt=f"Right answers {first['right', 'mean']:.2f} without noise, {last['right', 'mean']:.2f} with noise of {means.index[-1]:g} spreads.",
+                x=means.index.to_numpy(float), series=series, x_label="noise over the spread of the keys", y_label="share", markers=True,
+            ),
+        )  # fmt: skip
+
+
+def _arm(seed: int, steps: int) -> dict[str, list[dict[str, Any]]]:
+    """One look-up model: whether it is what the equation says, what it looks at, and what noise on its keys does."""
+    learnt = learn_lookup(CONFIG, seed=seed, steps=steps)
+    model, tokens, generator = learnt.model, dictionaries(256, seed), torch.Generator().manual_seed(seed)
+    seen = _recorded(model, tokens)
+    row = {
+        "seed": seed, **_errors(model, seen, "full"), "equivariance": _equivariance_error(model, tokens, generator),
+        "relevant": _on_relevant(seen, tokens), "right": right_answers(model, tokens), "loss": learnt.loss,
+        "n_parameters": learnt.n_parameters, "flops": learnt.flops,
+    }  # fmt: skip
+    k = seen["blocks.0.attn.k"]
+    drawn = torch.randn(k.shape, generator=generator) * k.std()
+    noise = []
+    for level in NOISE:
+        with intervene(model, Edit("blocks.0.attn.k", add(level * drawn))):
+            blurred, right = _recorded(model, tokens), right_answers(model, tokens)
+        noise.append({"noise": level, "seed": seed, "right": right, "relevant": _on_relevant(blurred, tokens)})
+    return {"arm": [row], "noise": noise}
+
+
+@torch.no_grad()
+def _recorded(model: Transformer, tokens: Tensor) -> Activations:
+    with record(model, [f"blocks.*.attn.{word}" for word in ("q", "k", "v", "pattern", "z")]) as activations:
+        model(tokens)
+    return activations
+
+
+def _errors(model: Transformer, seen: Activations, kind: str) -> dict[str, float]:
+    """Largest distance of weights and output from the equation, over all layers, and of the rows' sums from 1."""
+    weights, output, rows = [], [], []
+    for i in range(model.n_layers):
+        q, k, v = (seen[f"blocks.{i}.attn.{word}"].double().transpose(1, 2) for word in ("q", "k", "v"))  # batch head pos d_head
+        pattern, z = seen[f"blocks.{i}.attn.pattern"], seen[f"blocks.{i}.attn.z"].double().transpose(1, 2)
+        visible = View(kind=kind).visible(pattern)
+        expected = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible, -torch.inf).softmax(-1)
+        weights.append((pattern - expected).abs().max())
+        output.append((z - expected @ v).abs().max() / v.abs().max())
+        rows.append(row_sum_error(pattern, View(kind=kind)))
+    return {"weights": float(max(weights)), "output": float(max(output)), "rows": max(rows)}
+
+
+def _on_relevant(seen: Activations, tokens: Tensor) -> float:
+    """Mean weight of the question on the pair that has its key."""
+    asked = seen["blocks.0.attn.pattern"][:, 0, -1]  # batch key
+    return float(asked.gather(1, relevant(tokens)).double().mean())
+
+
+@torch.no_grad()
+def _equivariance_error(model: Transformer, tokens: Tensor, generator: torch.Generator) -> float:
+    """max |f(Px) − P f(x)| / max |f(x)|, every sequence with a permutation of its own."""
+    order = torch.rand(tokens.shape, generator=generator).argsort(1)
+    logits = model(tokens)
+    moved = model(tokens.gather(1, order)) - logits.gather(1, order.unsqueeze(-1).expand_as(logits))
+    return float(moved.abs().max() / logits.abs().max())
+
+
+def _in_text(n: int) -> tuple[dict[str, float], Float[np.ndarray, "window"]]:
+    """The shipped decoder: its distance from the equation, and per window whether weights order the keys as what is read does."""
+    model = load_model("chars")
+    tokens = torch.cat([batch[0] for batch in held_out(n=n)])
+    seen = _recorded(model, tokens)
+    found = []
+    for i in range(model.n_layers):
+        pattern, v = seen[f"blocks.{i}.attn.pattern"], seen[f"blocks.{i}.attn.v"]
+        read = torch.einsum("bkhe,hed->bkhd", v, model.W_O[i]).norm(dim=-1)  # batch key head
+        found.append(row_rank_correlation(pattern, pattern * read.transpose(1, 2).unsqueeze(2), least=LEAST))
+    return {"n_windows": len(tokens), **_errors(model, seen, "causal")}, sum(found) / len(found)
+
+
+def _arms_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every look-up model.", seed=("", "of weights and data"), weights=("1", "largest distance of a weight from softmax(q kᵀ/√d_head)"),
+        output=("1", "largest distance of the output from the weighted values, over the largest value"), rows=("1", "largest distance of a row's sum from 1"),
+        equivariance=("1", "largest |f(Px) − P f(x)| over the largest logit"), relevant=("1", "mean weight of the question on the pair that has its key"),
+        right=("1", "share of right answers on new dictionaries"), loss=("nats per answer", "on new dictionaries"),
+        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+def _noise_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Trained look-up models with noise on their keys.", noise=("1", "standard deviation of the noise over that of the keys"),
+        seed=("", "of weights and data"), right=("1", "share of right answers"), relevant=("1", "mean weight on the relevant place"),
+    )  # fmt: skip
+
+
+def _text_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "The shipped character decoder.", n_windows=("windows", "of held-out prose"), weights=("1", "largest distance of a weight from softmax(q kᵀ/√d_head)"),
+        output=("1", "largest distance of the output from the weighted values, over the largest value"), rows=("1", "largest distance of a row's sum from 1"),
+    )  # fmt: skip
+
+
+STUDY = SelfAttention

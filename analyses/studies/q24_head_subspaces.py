@@ -1,0 +1,214 @@
+"""How do heads handle different subspaces? Do heads of a trained model keep apart, in what they read, look at, and write?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._verdict import Prediction
+from model import Transformer, load_model
+from model.zoo._prose import chunks, halves
+from probes import Edit, ablate_heads, loss, record, sweep, zero
+from probes.statistics import pattern_divergence, subspace_overlap
+from reports import Figure, Lines, Series, Table
+
+ABLATED_LENGTH = 24
+"""tokens of the windows on which heads are silenced"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSubspaces(Study):
+    number: ClassVar[int] = 24
+    name: ClassVar[str] = "head-subspaces"
+    question: ClassVar[str] = "How do heads handle different subspaces?"
+    popular: ClassVar[str] = "Each attends to another subspace; concatenation and a linear map combine them."
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(
+            says="heads read from different subspaces", quantity="overlap of what is read, above chance", relation="<", threshold=0.02
+        ),
+        Prediction(
+            says="heads write into different subspaces", quantity="overlap of what is written, above chance", relation="<", threshold=0.02
+        ),
+        Prediction(says="heads look at different places", quantity="divergence between patterns", relation=">", threshold=0.1, unit="nats"),
+        Prediction(
+            says="a linear map of the concatenation combines them", quantity="error of the sum over heads", relation="<", threshold=1e-5
+        ),
+    )
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(
+            says="the heads matter to the model", quantity="loss without a layer's heads", relation=">", threshold=0.02, unit="nats"
+        ),
+    )
+    method: ClassVar[str] = (
+        "A trained decoder and held-out prose. Overlap: tr(P_a P_b)/d_head, the mean squared cosine of the principal angles, between the subspaces that two "
+        "heads of a layer read from (rows of W_Q) or write into (rows of W_O), mean over pairs; chance is d_head/d_model, the overlap of random subspaces. "
+        "Intervals are over layers. Divergence: Jensen-Shannon, between the rows of two heads of a layer, mean over rows, pairs and layers, at most ln 2 = "
+        "0.69; the interval is over windows. Sum over heads: Σ_h z_h W_O[h] + b against what attention adds, over the largest value. Beside them the rise of "
+        "the loss when one head, or all heads of a layer, are silenced (z set to 0)."
+    )
+    scale: ClassVar[str] = (
+        "one trained decoder (SmolLM2-135M-Instruct; at smoke the 0.6 M-parameter decoder of characters that ships with prosect)"
+    )
+    limits: ClassVar[str] = (
+        "One model. Overlap of subspaces says which directions are used, not what is written along them, and directions that all heads share may carry what "
+        "all need. Silencing by zero takes a head out of its usual range."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Vaswani et al. 2017, section 3.2.2", "Clark et al. 2019, What Does BERT Look At? (divergence between heads)",
+        "Michel et al. 2019, Are Sixteen Heads Really Better than One?",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"decoder": "chars", "n_windows": 4, "length": 16, "n_ablated": 2},
+        "default": {"decoder": "smollm2", "n_windows": 12, "length": 64, "n_ablated": 3},
+        "full": {"decoder": "smollm2", "n_windows": 60, "length": 128, "n_ablated": 12},
+    }
+
+    decoder: str = "smollm2"
+    """the decoder, by its name"""
+    n_windows: int = 12
+    """windows of held-out prose whose patterns are compared"""
+    length: int = 64
+    """tokens of a window"""
+    n_ablated: int = 3
+    """windows on which heads are silenced"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        model = load_model(self.decoder)
+        tokens = torch.tensor(model.tokenizer.encode(halves()[1]))
+        pairs, chance = _overlaps(model), model.config.d_head / model.config.d_model
+        by_layer = pairs.groupby("layer")[["read", "written"]].mean()
+        windows = chunks(tokens[: self.n_windows * self.length], batch=4, length=self.length)
+        apart, error = _apart(model, windows)
+        silenced = _silenced(model, chunks(tokens[: self.n_ablated * ABLATED_LENGTH], batch=self.n_ablated, length=ABLATED_LENGTH)[0])
+        one = silenced[silenced["head"] >= 0].groupby("layer").rise.agg(["mean", "sum"])
+        every = silenced[silenced["head"] < 0].set_index("layer").rise
+        effects = [
+            Effect.over_examples("overlap of what is read, above chance", by_layer["read"] - chance, seed=self.seed),
+            Effect.over_examples("overlap of what is written, above chance", by_layer.written - chance, seed=self.seed),
+            Effect.over_examples("divergence between patterns", apart.groupby("window").divergence.mean(), "nats", seed=self.seed),
+            Effect.exact("error of the sum over heads", error),
+            Effect.over_examples("loss without a layer's heads", every, "nats", seed=self.seed),
+            Effect.over_examples("loss without one head", one["mean"], "nats", seed=self.seed),
+            Effect.over_examples("loss without a layer's heads minus the sum without each", every - one["sum"], "nats", seed=self.seed),
+            Effect.exact("chance", chance),
+            Effect.exact("largest overlap of what two heads write", float(pairs.written.max())),
+        ]
+        tables = {
+            "pairs": _pairs_table(pairs),
+            "patterns": _apart_table(apart.groupby("layer", as_index=False).divergence.mean()),
+            "silenced": _silenced_table(silenced),
+        }
+        return effects, tables
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        read, written, apart, chance, one, every = (
+            effects[name].estimate
+            for name in (
+                "overlap of what is read, above chance", "overlap of what is written, above chance", "divergence between patterns", "chance",
+                "loss without one head", "loss without a layer's heads",
+            )
+        )  # fmt: skip
+        return (
+            f"Heads of a layer do not keep to subspaces of their own: what they read overlaps by {chance + read:.2f} and what they write by {chance + written:.2f}, "
+            f"where random subspaces overlap by {chance:.2f}. Their patterns are {apart:.2f} nats apart, and their sum is what attention adds. Without one head "
+            f"the loss rises by {one:.3f} nats, without all of a layer by {every:.2f}."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        pairs, patterns, silenced = (tables[name].frame for name in ("pairs", "patterns", "silenced"))
+        by_layer = pairs.groupby("layer")[["read", "written", "chance"]].mean()
+        rise = np.sort(silenced[silenced["head"] >= 0].rise.to_numpy())[::-1]
+        return (
+            Lines(
+                name="overlap", title="Heads of a layer share more directions than random subspaces would" if float((by_layer.written - by_layer.chance).mean()) > 0
+                else "Heads of a layer share fewer directions than random subspaces would",
+                caption="Overlap of the subspaces of two heads of a layer, mean over pairs: 1 where they are the same.",
+                alt=f"Read {by_layer['read'].mean():.3f}, written {by_layer.written.mean():.3f}, chance {by_layer.chance.mean():.3f}, means over layers.",
+                x=by_layer.index.to_numpy(float), series={
+                    "read (W_Q)": Series(y=by_layer["read"].to_numpy()), "written (W_O)": Series(y=by_layer.written.to_numpy()),
+                    "random subspaces": Series(y=by_layer.chance.to_numpy()),
+                }, x_label="layer", y_label="overlap",
+            ),
+            Lines(
+                name="patterns", title=f"Heads of a layer look at places {patterns.divergence.mean():.2f} nats apart",
+                caption=f"Jensen-Shannon divergence between the patterns of two heads, mean over pairs and {self.n_windows} windows; ln 2 = 0.69 is the most.",
+                alt=f"From {patterns.divergence.min():.2f} to {patterns.divergence.max():.2f}.", x=patterns.layer.to_numpy(float),
+                series={"divergence": Series(y=patterns.divergence.to_numpy())}, x_label="layer", y_label="nats",
+            ),
+            Lines(
+                name="silenced", title="A few heads matter by themselves, most do not",
+                caption=f"Rise of the loss when one head is silenced, heads in the order of it; {self.n_ablated} windows of {ABLATED_LENGTH} tokens.",
+                alt=f"Largest {rise[0]:.3f} nats, median {np.median(rise):.4f}.", x=np.arange(1.0, len(rise) + 1), series={"one head silenced": Series(y=rise)},
+                x_label="head, by rank", y_label="nats per token",
+            ),
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _overlaps(model: Transformer) -> pd.DataFrame:
+    """Every pair of heads of a layer: what they read from and write into."""
+    rows = []
+    for layer in range(model.n_layers):
+        read, written = subspace_overlap(model.W_Q[layer].mT), subspace_overlap(model.W_O[layer])
+        for a, b in zip(*np.triu_indices(model.n_heads, 1), strict=True):
+            rows.append({"layer": layer, "a": int(a), "b": int(b), "read": float(read[a, b]), "written": float(written[a, b])})
+    return pd.DataFrame(rows).assign(chance=model.config.d_head / model.config.d_model)
+
+
+@torch.no_grad()
+def _apart(model: Transformer, windows: list[tuple[Tensor, Tensor]]) -> tuple[pd.DataFrame, float]:
+    """Divergence between heads, by layer and window, and the largest error of the sum over heads."""
+    rows, errors, pairs, first = [], [], np.triu_indices(model.n_heads, 1), 0
+    for tokens, _ in windows:
+        with record(model, ["blocks.*.attn.pattern", "blocks.*.attn.z", "blocks.*.attn_out"]) as seen:
+            model(tokens)
+        for layer in range(model.n_layers):
+            divergence = pattern_divergence(seen[f"blocks.{layer}.attn.pattern"])[:, pairs[0], pairs[1]].mean(-1)  # batch
+            rows += [{"layer": layer, "window": first + i, "divergence": float(value)} for i, value in enumerate(divergence)]
+            z, added = seen[f"blocks.{layer}.attn.z"].double(), seen[f"blocks.{layer}.attn_out"].double()
+            bias = model.blocks[layer].attn.W_O.bias
+            together = torch.einsum("bphe,hed->bpd", z, model.W_O[layer].double()) + (0 if bias is None else bias.double())
+            errors.append(float((together - added).abs().max() / added.abs().max()))
+        first += len(tokens)
+    return pd.DataFrame(rows), max(errors)
+
+
+def _silenced(model: Transformer, batch: tuple[Tensor, Tensor]) -> pd.DataFrame:
+    """Rise of the loss without each head, and without all heads of each layer (head −1), mean over windows."""
+    layers = [Edit(f"blocks.{layer}.attn.z", zero()) for layer in range(model.n_layers)]
+    found = sweep(model, (batch[0],), [*ablate_heads(model, zero()), *layers], loss())
+    found["head"] = found["head"].fillna(-1).astype(int)
+    return found.groupby(["layer", "head"], as_index=False).effect.mean().rename(columns={"effect": "rise"}).astype({"layer": int})
+
+
+def _pairs_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every pair of heads of a layer.", layer=("", "block"), a=("", "one head"), b=("", "the other"), read=("1", "overlap of what they read from, rows of W_Q"),
+        written=("1", "overlap of what they write into, rows of W_O"), chance=("1", "overlap of random subspaces, d_head/d_model"),
+    )  # fmt: skip
+
+
+def _apart_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "How far apart the patterns of two heads are, by layer.", layer=("", "block"),
+        divergence=("nats", "Jensen-Shannon divergence, mean over rows, pairs and windows"),
+    )  # fmt: skip
+
+
+def _silenced_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "What silencing heads does.", layer=("", "block"), head=("", "which is silenced; −1: all of the layer"),
+        rise=("nats per token", "of the loss, mean over windows"),
+    )  # fmt: skip
+
+
+STUDY = HeadSubspaces

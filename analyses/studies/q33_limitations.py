@@ -1,0 +1,214 @@
+"""Where does a Transformer fall behind a recurrent network? On a state, on long prose, or on what was read long ago?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._recurrent import LSTM, right, rival
+from analyses.studies._tasks_lengths import LONG, by_span, losses_by_context
+from analyses.studies._tasks_lengths import SPANS as CONTEXTS
+from analyses.studies._tasks_parity import SPANS as BITS
+from analyses.studies._tasks_parity import learn_parity
+from analyses.studies._tasks_recall import CONFIG, TRAINED, Marked, WhichMarked
+from analyses.studies._training import BASE, LENGTH, bigram, learn, learn_characters, recipe_of
+from analyses.studies._verdict import Prediction
+from reports import Bars, Figure, Lines, Series, Table
+
+TRANSFORMERS = ("none", "rotary", "alibi")
+"""positions that have no table which ends at the trained length"""
+ARMS = (*TRANSFORMERS, LSTM)
+NEAR, FAR = next(iter(CONTEXTS)), tuple(CONTEXTS)[-1]
+SHORT_BITS, LONG_BITS = next(iter(BITS)), tuple(BITS)[-1]
+REACHES = {"within": (TRAINED, 2), "far": (4 * TRAINED, 2 * TRAINED)}
+"""length of a sequence, and how far back the marked token stands at least"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limitations(Study):
+    number: ClassVar[int] = 33
+    name: ClassVar[str] = "limitations"
+    question: ClassVar[str] = "What are the limitations of the Transformer?"
+    popular: ClassVar[str] = "For some tasks, such as very long sequences, a recurrent network (RNN, LSTM) can suit better."
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="there is a task that an LSTM does and a Transformer does not", quantity="parity behind the trained length, LSTM minus best Transformer", relation=">", threshold=0.1),
+        Prediction(says="an LSTM reads long text better", quantity="loss on long text, best Transformer minus LSTM", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="an LSTM finds better what was read long ago", quantity="recall from far back, LSTM minus best Transformer", relation=">", threshold=0.1),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the LSTM learns parity at the trained length", quantity="parity within by the LSTM", relation=">", threshold=0.95),
+        Prediction(
+            says="the LSTM beats the bigram within the trained length",
+            quantity="LSTM minus bigram",
+            relation="<",
+            threshold=0.0,
+            unit="nats",
+        ),
+        Prediction(says="somebody learns to recall at the trained length", quantity="best recall within", relation=">", threshold=0.9),
+    )
+    method: ClassVar[str] = (
+        "Transformers without positions, with rotations and with ALiBi, and a two-layer LSTM of as many weights, learn three tasks from the same batches in "
+        "the same order. Parity: after every bit, is the number of ones so far odd? Sequences of 16 are learnt, of 64 are read (behind: bits 33 to 64). Prose: "
+        "windows of 32 characters are learnt, pieces of 128 are read (long text: after 64 to 127 characters). Recall: which of ten marked tokens stands "
+        "among random ones? Sequences of 24 are learnt; in those of 96 it stands at least 48 back. The best Transformer is chosen within each seed, task by task."
+    )
+    scale: ClassVar[str] = "0.1 M parameters (recall: 0.02 M), 16 to 32 tokens in training, up to 128 in the end"
+    limits: ClassVar[str] = (
+        "Behind the trained length the question is of what was learnt, not of memory or time: what a context of 100,000 tokens costs is not measured here "
+        "(questions 31 and 32). A Transformer may do parity with a scratchpad, other positions, or far more training; that it is hard is shown, that it is "
+        "impossible is not."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Hahn 2020, Theoretical Limitations of Self-Attention in Neural Sequence Models",
+        "Bhattamishra et al. 2020, On the Ability and Limitations of Transformers to Recognize Formal Languages",
+        "Press et al. 2022, Train Short, Test Long",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
+        "default": {"n_seeds": 3, "parity_steps": 300, "steps": 200, "recall_steps": 250, "n_held_out": 64},
+        "full": {"n_seeds": 5, "parity_steps": 1000, "steps": 600, "recall_steps": 600, "n_held_out": 160},
+    }
+
+    n_seeds: int = 3
+    """seeds of weights and of the order of the data; all arms share them"""
+    parity_steps: int = 300
+    """updates of each network that learns parity"""
+    steps: int = 200
+    """updates of each network that learns prose"""
+    recall_steps: int = 250
+    """updates of each network that learns to recall"""
+    n_held_out: int = 64
+    """held-out pieces of 128 characters"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        parity = pd.DataFrame(each(_parity, [(arm, seed, self.parity_steps) for seed in seeds for arm in ARMS if arm != "alibi"]))
+        prose = pd.DataFrame(each(_prose, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
+        recall = pd.DataFrame(each(_recall, [(arm, seed, self.recall_steps) for seed in seeds for arm in ARMS]))
+        bits, near_bits = (_by_arm(parity, span) for span in (LONG_BITS, "9–16"))
+        loss, near, far, within = _by_arm(prose, FAR), _by_arm(prose, NEAR), _by_arm(recall, "far"), _by_arm(recall, "within")
+        effects = [
+            Effect.over_seeds("parity behind the trained length, LSTM minus best Transformer", bits[LSTM] - _best(bits)),
+            Effect.over_seeds("loss on long text, best Transformer minus LSTM", -_best(-loss) - loss[LSTM], "nats"),
+            Effect.over_seeds("recall from far back, LSTM minus best Transformer", far[LSTM] - _best(far)),
+            Effect.over_seeds("parity within by the LSTM", near_bits[LSTM]),
+            Effect.over_seeds("parity within by the best Transformer", _best(near_bits)),
+            Effect.over_seeds("LSTM minus bigram", near[LSTM] - bigram(LONG, n=self.n_held_out), "nats"),
+            Effect.over_seeds("best recall within", within.max(axis=1)),
+            Effect.over_seeds("loss within, best Transformer minus LSTM", -_best(-near) - near[LSTM], "nats"),
+        ]
+        return effects, {
+            "parity": _table(parity, BITS, "Parity"),
+            "prose": _prose_table(prose),
+            "recall": _table(recall, REACHES, "Recall"),
+        }
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        parity, text, recall, within = (
+            effects[name].estimate for name in (
+                "parity behind the trained length, LSTM minus best Transformer", "loss on long text, best Transformer minus LSTM",
+                "recall from far back, LSTM minus best Transformer", "parity within by the best Transformer",
+            )
+        )  # fmt: skip
+        return (
+            f"Where a state has to be kept the LSTM is ahead: of bits 33 to 64 it gets {parity:+.0%} more parities right, and at the trained length the best "
+            f"Transformer has {within:.0%}. On long prose the best Transformer minus the LSTM is {text:+.2f} nats per character; of marked tokens far "
+            f"back the LSTM finds {recall:+.0%}. What decides is the kind of task, not length by itself."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        parity, prose, recall = (tables[name].frame.groupby("arm").mean(numeric_only=True) for name in ("parity", "prose", "recall"))
+        names = [arm for arm in ARMS if arm in parity.index]
+        last = recall.loc[list(ARMS), "far"]
+        return (
+            Lines(
+                name="parity", title=f"Of bits {LONG_BITS} the LSTM gets {parity.loc[LSTM, LONG_BITS]:.0%} right, the best Transformer {parity[LONG_BITS].drop(LSTM).max():.0%}",
+                caption=f"Share of right parities by the number of bits read, mean of {self.n_seeds} seeds; sequences of 16 were learnt, a guess has 50 %.",
+                alt=", ".join(f"{arm} {parity.loc[arm, SHORT_BITS]:.2f} at first, {parity.loc[arm, LONG_BITS]:.2f} in the end" for arm in names),
+                x=_middles(BITS), series={arm: Series(y=parity.loc[arm, list(BITS)].to_numpy(float)) for arm in names}, x_label="bits read",
+                y_label="share of right answers", log_x=True, markers=True,
+            ),
+            Lines(
+                name="prose", title=f"Behind the trained length {prose[FAR].idxmin()} reads on best",
+                caption=f"Held-out loss by characters read before, mean of {self.n_seeds} seeds; windows of {LENGTH} were learnt.",
+                alt=", ".join(f"{arm} {prose.loc[arm, NEAR]:.2f} within, {prose.loc[arm, FAR]:.2f} far behind" for arm in ARMS),
+                x=_middles(CONTEXTS), series={arm: Series(y=prose.loc[arm, list(CONTEXTS)].to_numpy(float)) for arm in ARMS},
+                x_label="characters read before", y_label="nats per character", log_x=True, markers=True,
+            ),
+            Bars(
+                name="recall", title=f"{last.idxmax()} finds most of what lies far back",
+                caption=f"Share of marked tokens named, at least 48 places back in sequences of 96; mean of {self.n_seeds} seeds with the smallest and largest; a guess has 10 %.",
+                alt=", ".join(f"{arm} {last[arm]:.2f}" for arm in ARMS), labels=list(ARMS), values=last.to_numpy(), unit="share of right answers",
+                **_ends(tables["recall"].frame),
+            ),
+        )  # fmt: skip
+
+
+def _by_arm(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    return frame.pivot(index="seed", columns="arm", values=column)
+
+
+def _best(by_arm: pd.DataFrame) -> pd.Series:
+    """The largest number of a Transformer in each seed."""
+    return by_arm.drop(columns=LSTM).max(axis=1)
+
+
+def _middles(spans: Mapping[str, tuple[int, int]]) -> np.ndarray:
+    return np.array([(first + last) / 2 for first, last in spans.values()])
+
+
+def _ends(recall: pd.DataFrame) -> dict[str, np.ndarray]:
+    by = recall.groupby("arm").far
+    return {"low": by.min()[list(ARMS)].to_numpy(), "high": by.max()[list(ARMS)].to_numpy()}
+
+
+def _parity(arm: str, seed: int, steps: int) -> dict[str, Any]:
+    learnt, hits = learn_parity(arm, seed=seed, steps=steps)
+    return {"arm": arm, "seed": seed, **hits, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
+
+
+def _prose(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+    config = dataclasses.replace(BASE, n_ctx=LONG)
+    learnt = learn_characters(rival(arm, config, seed), seed=seed, recipe=recipe_of(steps), n_held_out=2)
+    losses = by_span(losses_by_context(learnt.model, n_held_out))
+    return {"arm": arm, "seed": seed, **losses, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
+
+
+def _recall(arm: str, seed: int, steps: int, n_test: int = 200) -> dict[str, Any]:
+    lessons = Marked(n_batches=steps, batch=32, length=TRAINED, least=2, seed=seed)
+    tests = {name: Marked(n_batches=1, batch=n_test, length=n, least=least, seed=seed + 10_000) for name, (n, least) in REACHES.items()}
+    model = rival(arm, CONFIG, seed)
+    learnt = learn(model, lessons, WhichMarked(), dataclasses.replace(recipe_of(steps), seed=seed), validation=tests["within"])
+    found = {}
+    for name, test in tests.items():
+        hits, asked = right(model, test[0], WhichMarked())
+        found[name] = float(hits[asked].double().mean())
+    return {"arm": arm, "seed": seed, **found, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
+
+
+def _table(frame: pd.DataFrame, spans: Mapping[str, Any], task: str) -> Table:
+    return table(
+        frame, f"{task}: every network.", arm=("", "LSTM, or the positions of a Transformer"), seed=("", "of weights and data"),
+        **{span: ("1", f"share of right answers, {span}") for span in spans}, n_parameters=("parameters", "of the network"),
+        flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+def _prose_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Prose: every network.", arm=("", "LSTM, or the positions of a Transformer"), seed=("", "of weights and data"),
+        **{span: ("nats per character", f"held-out loss after {span} characters") for span in CONTEXTS}, n_parameters=("parameters", "of the network"),
+        flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+STUDY = Limitations

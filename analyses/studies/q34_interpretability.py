@@ -1,0 +1,234 @@
+"""Does attention explain a decision? Six ways of marking the tokens, against a cause that is known by construction."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import kendalltau
+from torch import Tensor
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._tasks_triggers import CONFIG, LENGTH, N_CLASSES, N_PLAIN, Triggers, classes, decisive, learn_triggers
+from analyses.studies._verdict import Prediction
+from model import Transformer
+from probes import logit_difference, record
+from probes.attribution import attention_rollout, gradient_x_input, integrated_gradients, occlusion, site_function
+from reports import Bars, Figure, Table, TokenMap
+
+WAYS = ("attention", "rollout", "gradient × input", "integrated gradients", "leave one out", "uniform")
+TASKS = {"1 layer, 1 trigger": (1, 1), "3 layers, 1 trigger": (3, 1), "3 layers, 2 triggers": (3, 2)}
+SHALLOW, DEEP, DEEPEST = TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpretability(Study):
+    number: ClassVar[int] = 34
+    name: ClassVar[str] = "interpretability"
+    question: ClassVar[str] = "How interpretable is a Transformer?"
+    popular: ClassVar[str] = "Attention is intuitive and its weights are visualised, but it does not easily explain a decision."
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="attention does not mark the cause, not even of one layer", quantity=f"AUROC of attention, {SHALLOW}", relation="<", threshold=0.9),
+        Prediction(says="it does not mark the cause of a deeper model", quantity=f"AUROC of attention, {DEEPEST}", relation="<", threshold=0.9),
+        Prediction(says="ways that follow the computation mark it better", quantity=f"AUROC of integrated gradients minus attention, {DEEPEST}", relation=">", threshold=0.05),
+        Prediction(says="its weights do not say what leaving a token out does", quantity=f"agreement of attention with leave one out, {DEEPEST}", relation="<", threshold=0.5),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="every model does its task", quantity="share of right answers, worst model", relation=">", threshold=0.95),
+        Prediction(
+            says="the yardstick gives a way that knows nothing a half",
+            quantity="AUROC of uniform",
+            relation="==",
+            threshold=0.5,
+            margin=1e-9,
+        ),
+    )
+    method: ClassVar[str] = (
+        "Encoders read 16 tokens and a question at the end, and name a class that one token decides, or two together (their sum modulo 4); the others say "
+        "nothing. On the same new sequences for all seeds, tokens are marked by: attention (mean over heads of the last layer, from the question), attention "
+        "rollout over all layers, |gradient × input|, |integrated gradients|, |leave one out| (the last three of the logit of the right class minus that of the "
+        "next, baseline: mean of the embeddings of the tokens that say nothing), and nothing at all (uniform). AUROC: the chance that a deciding token gets "
+        "a higher mark than another of its sequence, ties a half. Agreement: Kendall's τ_b of two ways within a sequence."
+    )
+    scale: ClassVar[str] = "0.05 to 0.15 M parameters, 16 tokens, 1 or 3 layers of 4 heads"
+    limits: ClassVar[str] = (
+        "A cause that a model must use is not the only one that it might: leave one out, which is exact for one token at a time, is the judge of that. Text has no "
+        "planted cause. A model of three layers may keep its tokens unmixed or mix them, which seed and training decide."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Jain & Wallace 2019, Attention is not Explanation", "Wiegreffe & Pinter 2019, Attention is not not Explanation",
+        "Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers", "Kobayashi et al. 2020, Attention is Not Only a Weight",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 2, "n_examples": 4, "n_points": 4},
+        "default": {"n_seeds": 4, "steps": 300, "n_examples": 64, "n_points": 40},
+        "full": {"n_seeds": 10, "steps": 800, "n_examples": 128, "n_points": 80},
+    }
+
+    n_seeds: int = 4
+    """seeds of weights and of the order of the data"""
+    steps: int = 300
+    """updates of each model"""
+    n_examples: int = 64
+    """new sequences whose tokens are marked"""
+    n_points: int = 40
+    """most gradients on the way of integrated gradients"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        found = each(_arm, [(task, seed, self.steps, self.n_examples, self.n_points, self.seed) for seed in seeds for task in TASKS])
+        models = pd.DataFrame([one["model"] for one in found])
+        ways = pd.DataFrame([row for one in found for row in one["ways"]])
+        seen = pd.DataFrame(_between_seeds([one["marks"] for one in found if one["model"]["task"] == DEEPEST]))
+        area, agreement = (ways.pivot(index="seed", columns=["task", "way"], values=value) for value in ("auroc", "agreement"))
+        effects = [
+            *(Effect.over_seeds(f"AUROC of {way}, {task}", area[task, way]) for task in TASKS for way in WAYS[:-1]),
+            Effect.over_seeds(
+                f"AUROC of integrated gradients minus attention, {DEEPEST}",
+                area[DEEPEST, "integrated gradients"] - area[DEEPEST, "attention"],
+            ),
+            *(Effect.over_seeds(f"agreement of attention with leave one out, {task}", agreement[task, "attention"]) for task in TASKS),
+            *(
+                Effect.over_seeds(f"agreement between seeds of {way}, {DEEPEST}", seen[seen.way == way].agreement)
+                for way in WAYS[:2] + WAYS[3:5]
+            ),
+            Effect.over_seeds("share of right answers, worst model", models.groupby("seed").right.min()),
+            Effect.exact("AUROC of uniform", float(ways[ways.way == "uniform"].auroc.mean())),
+        ]
+        example = _example_table(next(one["example"] for one in found if one["model"]["task"] == DEEPEST))
+        return effects, {
+            "models": _models_table(models),
+            "ways": _ways_table(ways),
+            "between_seeds": _seeds_table(seen),
+            "example": example,
+        }
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        area = {(way, task): effects[f"AUROC of {way}, {task}"].estimate for way in WAYS[:-1] for task in TASKS}
+        return (
+            f"In one layer attention marks the deciding token with an AUROC of {area['attention', SHALLOW]:.2f}. In three layers that of the last has "
+            f"{area['attention', DEEP]:.2f}, with two triggers {area['attention', DEEPEST]:.2f}, where rollout has {area['rollout', DEEPEST]:.2f}, integrated "
+            f"gradients {area['integrated gradients', DEEPEST]:.2f} and leave one out {area['leave one out', DEEPEST]:.2f}. Attention explains as long as tokens are unmixed."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        ways, example = tables["ways"].frame, tables["example"].frame
+        by = ways.groupby(["task", "way"]).auroc
+        labels = [(task, way) for task in TASKS for way in WAYS]
+        low, high, mean = by.min(), by.max(), by.mean()
+        return (
+            Bars(
+                name="auroc", title=f"Attention marks the cause in one layer ({mean[SHALLOW, 'attention']:.2f}), less surely in three ({mean[DEEPEST, 'attention']:.2f})",
+                caption=f"AUROC of the deciding tokens among 16, mean of {self.n_seeds} seeds with the smallest and largest; 0.5 knows nothing.",
+                alt=", ".join(f"{way} in {task} {mean[task, way]:.2f}" for task, way in labels if way in WAYS[:2]), labels=[f"{task}: {way}" for task, way in labels],
+                values=np.array([mean[label] for label in labels]), low=np.array([low[label] for label in labels]), high=np.array([high[label] for label in labels]),
+                unit="AUROC",
+            ),
+            TokenMap(
+                name="example", title="One sequence, marked in every way",
+                caption="Marks of the first new sequence by the first model of three layers, each way scaled to a largest mark of 1; * are the two tokens that decide.",
+                alt=f"The deciding tokens are at {', '.join(str(i) for i in np.flatnonzero(example.decides))}.", unit="share of the largest mark", signed=False,
+                rows={way: ([f"{token}*" if decides else str(token) for token, decides in zip(example.token, example.decides, strict=True)], example[way].to_numpy()) for way in WAYS[:-1]},
+            ),
+        )  # fmt: skip
+
+
+def _arm(task: str, seed: int, steps: int, n_examples: int, n_points: int, test_seed: int) -> dict[str, Any]:
+    """One model: how well it does its task, and what every way makes of the same new sequences."""
+    n_layers, n_triggers = TASKS[task]
+    learnt, share = learn_triggers(dataclasses.replace(CONFIG, n_layers=n_layers), n_triggers, seed=seed, steps=steps)
+    batch = Triggers(n_batches=1, batch=n_examples, n_triggers=n_triggers, seed=test_seed + 30_000)[0]
+    marks, cause = _marks(learnt.model, batch, n_points), decisive(batch[0])[:, :LENGTH]
+    loo, arm = marks["leave one out"], {"task": task, "seed": seed}
+    return {
+        "model": arm | {"right": share, "n_parameters": learnt.n_parameters, "flops": learnt.flops},
+        "ways": [arm | {"way": way, "auroc": _auroc(marked, cause), "agreement": _agreement(marked, loo)} for way, marked in marks.items()],
+        "marks": marks,
+        "example": {"token": batch[0][0, :LENGTH].tolist(), "decides": cause[0].tolist(), **{way: (m[0] / m[0].max().clamp(min=1e-12)).tolist() for way, m in marks.items()}},
+    }  # fmt: skip
+
+
+def _marks(model: Transformer, batch: tuple[Tensor, Tensor], n_points: int) -> dict[str, Float[Tensor, "batch pos"]]:
+    """Every way's marks of the 16 tokens, at least 0."""
+    tokens = batch[0]
+    with torch.no_grad(), record(model, "blocks.*.attn.pattern") as activations:
+        model(*batch)
+    patterns = list(activations.values())
+    answers = classes(tokens)
+    rival = N_PLAIN + (answers - N_PLAIN + 1) % N_CLASSES
+    function = site_function(model, batch, logit_difference(answers.tolist(), rival.tolist()))
+    plain = function.value[tokens < N_PLAIN].mean(0).expand_as(function.value)
+    marks = {
+        "attention": patterns[-1].mean(1)[:, -1],
+        "rollout": attention_rollout(patterns)[:, -1],
+        "gradient × input": gradient_x_input(function, plain),
+        "integrated gradients": integrated_gradients(function, plain, n_steps=min(10, n_points), max_steps=n_points).attribution,
+        "leave one out": occlusion(function, plain),
+        "uniform": torch.ones_like(patterns[-1][:, 0, -1]),
+    }
+    return {way: marked[:, :LENGTH].detach().abs() for way, marked in marks.items()}
+
+
+def _auroc(marks: Float[Tensor, "batch pos"], cause: Bool[Tensor, "batch pos"]) -> float:
+    """The chance that a deciding token is marked higher than another of its sequence, ties a half, mean over sequences."""
+    higher = (marks[:, :, None] > marks[:, None, :]).double() + (marks[:, :, None] == marks[:, None, :]).double() / 2
+    pairs = cause[:, :, None] & ~cause[:, None, :]
+    return float(((higher * pairs).sum((1, 2)) / pairs.sum((1, 2))).mean())
+
+
+def _agreement(first: Float[Tensor, "batch pos"], second: Float[Tensor, "batch pos"]) -> float:
+    """Kendall's τ_b, mean over sequences; NaN where all marks of one side are equal."""
+    if bool((first == first[:, :1]).all()) or bool((second == second[:, :1]).all()):
+        return float("nan")
+    return float(np.mean([kendalltau(a, b).statistic for a, b in zip(first.numpy(), second.numpy(), strict=True)]))
+
+
+def _between_seeds(marks: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """How well the models of neighbouring seeds agree, way by way."""
+    return [
+        {"pair": i, "way": way, "agreement": _agreement(one[way], other[way])}
+        for i, (one, other) in enumerate(pairwise(marks))
+        for way in WAYS[:-1]
+    ]
+
+
+def _models_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every model.", task=("", "layers, and tokens that decide"), seed=("", "of weights and data"), right=("1", "share of right answers on new sequences"),
+        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+def _ways_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "What every way makes of the new sequences.", task=("", "layers, and tokens that decide"), seed=("", "of weights and data"), way=("", "of marking tokens"),
+        auroc=("1", "of the deciding tokens among all of their sequence"), agreement=("1", "Kendall's τ_b with leave one out; NaN where all marks are equal"),
+    )  # fmt: skip
+
+
+def _seeds_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, f"Do models that differ in their seed alone agree? {DEEPEST}.", pair=("", "neighbouring seeds, counted from 0"), way=("", "of marking tokens"),
+        agreement=("1", "Kendall's τ_b on the same sequences"),
+    )  # fmt: skip
+
+
+def _example_table(columns: Mapping[str, list[Any]]) -> Table:
+    frame = pd.DataFrame({name: columns[name] for name in ("token", "decides", *WAYS)})
+    return table(
+        frame, f"The first new sequence, first model of: {DEEPEST}.", token=("", "number of the token"), decides=("", "is it one of the causes?"),
+        **{way: ("1", "mark over the largest mark of the sequence") for way in WAYS},
+    )  # fmt: skip
+
+
+STUDY = Interpretability

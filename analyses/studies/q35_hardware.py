@@ -1,0 +1,248 @@
+"""What makes training efficient on real hardware? Fewer parameters, shorter numbers, more machines: what each keeps and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analyses._contract import table
+from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._effects import Effect
+from analyses.studies._jobs import each
+from analyses.studies._training import BASE, BATCH, LENGTH, RECIPE, bigram, character_model, learn_characters, recipe_of, windows
+from analyses.studies._verdict import Prediction
+from model import Transformer
+from model.training import CausalLM, Exercise, token_loss
+from model.training.loop import accumulate_gradients
+from probes.saved_bytes import saved_bytes
+from reports import Bars, Figure, Lines, Series, Table
+
+SMALL = dataclasses.replace(BASE, d_model=32, d_head=8, d_mlp=128)
+"""a quarter of the weights in its blocks"""
+ARMS = ("fp32", "mixed", "quarter")
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UPDATES = tuple(float(f"{r:.1e}") for r in np.geomspace(1e-5, 3e-2, 12))
+"""|Δw| / |w| of one update"""
+GRADIENTS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
+"""standard deviations of gradients"""
+N_PARTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware(Study):
+    number: ClassVar[int] = 35
+    name: ClassVar[str] = "hardware"
+    question: ClassVar[str] = "How is a Transformer made efficient on hardware?"
+    popular: ClassVar[str] = "Fewer parameters, mixed precision, parallel and distributed training raise efficiency."
+    predictions: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="mixed precision costs no quality", quantity="loss with mixed precision", relation="==", threshold=0.0, margin=0.02, unit="nats"),
+        Prediction(says="mixed precision saves memory", quantity="kept for the backward pass, mixed over fp32", relation="<", threshold=0.9),
+        Prediction(says="fewer parameters do more with the same compute", quantity="loss of a quarter of the weights at equal compute", relation="<", threshold=-0.02, unit="nats"),
+        Prediction(says="a batch that is dealt out gives the same step, token for token", quantity="gradient error, sums added", relation="<", threshold=1e-4),
+        Prediction(says="and so does the mean of the parts' means", quantity="gradient error, means averaged", relation="<", threshold=1e-3),
+    )  # fmt: skip
+    gates: ClassVar[tuple[Prediction, ...]] = (
+        Prediction(says="the model in fp32 beats the bigram", quantity="fp32 minus bigram", relation="<", threshold=0.0, unit="nats"),
+        Prediction(
+            says="the two sizes get the same compute", quantity="compute, quarter over whole", relation="==", threshold=1.0, margin=0.02
+        ),
+    )
+    method: ClassVar[str] = (
+        "Character models read the same windows in fp32, and with products in bf16 while weights stay in fp32 (mixed); a model of half the width, a quarter of the "
+        "weights in its blocks, takes so many more steps that the operations are equal. Kept for the backward pass: bytes that autograd saves in the first step, parameters left out. "
+        f"Dealt out: the gradient of one batch of {BATCH} texts of uneven length in {N_PARTS} parts, as sums of losses over the count of all tokens, or as the mean of each "
+        "part's mean; ‖g − g_whole‖ / ‖g_whole‖, the largest over seeds for sums. Beside them what short numbers lose: the share of weights that an update of relative size r "
+        "leaves as they were, and of normal gradients that become 0."
+    )
+    scale: ClassVar[str] = "0.1 M parameters, windows of 32 characters, one core"
+    limits: ClassVar[str] = (
+        "Precision, memory and sums are measured, speed is not: whether bf16 is faster depends on the machine (the table of times is this one's). Parts of a batch are computed in "
+        "turn here, which several processes do at once: what they send one another, and how long that takes, is left out. At equal compute the larger model may win with more of it."
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "Micikevicius et al. 2018, Mixed Precision Training", "Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning Training",
+        "Kaplan et al. 2020, Scaling Laws for Neural Language Models", "Goyal et al. 2017, Accurate, Large Minibatch SGD",
+    )  # fmt: skip
+    budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
+        "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 4},
+        "default": {"n_seeds": 3, "steps": 250, "n_held_out": 128},
+        "full": {"n_seeds": 8, "steps": 500, "n_held_out": 600},
+    }
+
+    n_seeds: int = 3
+    """seeds of weights and of the order of the data; all arms share them"""
+    steps: int = 250
+    """updates of the whole model"""
+    n_held_out: int = 128
+    """held-out pieces of 32 characters"""
+
+    def measure(self) -> tuple[list[Effect], Tables]:
+        seeds = range(self.seed, self.seed + self.n_seeds)
+        arms = pd.DataFrame(each(_arm, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
+        parts = pd.DataFrame([_dealt_out(seed) for seed in seeds])
+        loss, flops = (arms.pivot(index="seed", columns="arm", values=value) for value in ("loss", "flops"))
+        kept = {mixed: _kept(mixed) for mixed in (False, True)}
+        rounding = _rounding(self.seed)
+        lost = rounding.query("format == 'bf16' and what == 'updates'")
+        effects = [
+            Effect.over_seeds("loss with mixed precision", loss["mixed"] - loss["fp32"], "nats"),
+            Effect.exact("kept for the backward pass, mixed over fp32", kept[True] / kept[False]),
+            Effect.over_seeds("loss of a quarter of the weights at equal compute", loss["quarter"] - loss["fp32"], "nats"),
+            Effect.exact("gradient error, sums added", float(parts.sums.max())),
+            Effect.over_seeds("gradient error, means averaged", parts.means),
+            Effect.over_seeds("fp32 minus bigram", loss["fp32"] - bigram(n=self.n_held_out), "nats"),
+            Effect.exact("compute, quarter over whole", float((flops["quarter"] / flops["fp32"]).mean())),
+            Effect.exact("updates of 0.1 % that bf16 weights lose", float(np.interp(-3, np.log10(lost["size"]), lost.lost))),
+        ]
+        clock = arms[["arm", "seed", "seconds"]]
+        tables = {
+            "arms": _arms_table(arms.drop(columns="seconds")),
+            "parts": _parts_table(parts),
+            "rounding": _rounding_table(rounding),
+            "times": _times_table(clock),
+        }
+        return effects, tables
+
+    def finding(self, effects: Mapping[str, Effect]) -> str:
+        mixed, memory, quarter, sums, means = (effects[one.quantity].estimate for one in self.predictions)
+        lost = effects["updates of 0.1 % that bf16 weights lose"].estimate
+        return (
+            f"Mixed precision changes the loss by {mixed:+.3f} nats and keeps {memory:.0%} of the bytes for the backward pass, because its weights stay in fp32: bf16 ones would "
+            f"lose {lost:.0%} of updates of 0.1 %. A quarter of the weights ends {quarter:+.2f} nats from the whole at equal compute. A batch dealt out "
+            f"gives the same gradient to {sums:.0e} if sums are added, and another by {means:.1%} if means of uneven parts are averaged."
+        )
+
+    def draw(self, tables: Tables) -> tuple[Figure, ...]:
+        rounding, arms, parts = (tables[name].frame for name in ("rounding", "arms", "parts"))
+        updates = rounding[rounding.what == "updates"].pivot(index="size", columns="format", values="lost")
+        by = arms.groupby("arm").loss
+        names = {"fp32": "fp32", "mixed": "mixed precision", "quarter": "a quarter of the weights, equal compute"}
+        return (
+            Lines(
+                name="updates", title="bf16 weights do not move at the size of update that is healthy, fp32 ones do",
+                caption="Share of normal weights that one update of this relative size leaves as they were, 100,000 draws; about 0.001 is usual.",
+                alt=", ".join(f"{kind} {updates[kind].iloc[0]:.2f} at {UPDATES[0]:.0e}, {updates[kind].iloc[-1]:.2f} at {UPDATES[-1]:.0e}" for kind in FORMATS),
+                x=updates.index.to_numpy(float), series={kind: Series(y=updates[kind].to_numpy()) for kind in FORMATS}, x_label="|Δw| / |w|",
+                y_label="share of updates lost", log_x=True, markers=True,
+            ),
+            Bars(
+                name="loss", title="Shorter numbers in the products leave the loss as it was", caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest.",
+                alt=", ".join(f"{names[arm]} {by.mean()[arm]:.3f}" for arm in ARMS), labels=[names[arm] for arm in ARMS], values=by.mean()[list(ARMS)].to_numpy(),
+                low=by.min()[list(ARMS)].to_numpy(), high=by.max()[list(ARMS)].to_numpy(), unit="nats per character",
+            ),
+            Lines(
+                name="parts", title="Parts of a batch add up to its gradient if sums are added, not if means are averaged",
+                caption="Relative error of the gradient of a batch of uneven texts, dealt out in four, against the whole; one point per seed.",
+                alt=f"Sums {parts.sums.max():.1e} at most, means {parts.means.min():.1e} at least.", x=parts.seed.to_numpy(float),
+                series={"sums added": Series(y=parts.sums.to_numpy()), "means averaged": Series(y=parts.means.to_numpy())}, x_label="seed", y_label="relative error",
+                log_y=True, markers=True,
+            ),
+        )  # fmt: skip
+
+
+def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+    """One model and what it reached; the smaller one is taught as long as the operations of the whole one last."""
+    model = character_model(SMALL if arm == "quarter" else BASE, seed)
+    if arm == "quarter":
+        steps = round(steps * _products(character_model(BASE, seed)) / _products(model))
+    recipe = recipe_of(steps, autocast="bfloat16" if arm == "mixed" else None)
+    learnt = learn_characters(model, seed=seed, recipe=recipe, n_held_out=n_held_out)
+    return {
+        "arm": arm, "seed": seed, "loss": learnt.loss, "steps": steps, "n_parameters": learnt.n_parameters, "flops": learnt.flops, "seconds": learnt.cpu_seconds,
+    }  # fmt: skip
+
+
+def _products(model: Transformer) -> int:
+    """Weights that are used in products."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name.lower())
+
+
+def _kept(mixed: bool) -> int:
+    """Bytes that the first step keeps for its backward pass."""
+    model, exercise = character_model(BASE, 0), CausalLM()(windows(1)[0], torch.Generator())
+
+    def run() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            logits = model(*exercise.inputs)
+        return token_loss(logits, exercise)
+
+    return saved_bytes(run, without=model.parameters())
+
+
+def _dealt_out(seed: int) -> dict[str, float]:
+    """How far the gradient of a batch of uneven texts is from that of its parts."""
+    model, generator = character_model(BASE, seed), torch.Generator().manual_seed(seed)
+    tokens, _ = windows(1, seed=seed)[0]
+    lengths = torch.randint(4, LENGTH + 1, (BATCH, 1), generator=generator).sort(0).values
+    whole = CausalLM()((tokens, torch.arange(LENGTH) < lengths), generator)
+    parts = [
+        Exercise((read, mask), answers, counted)
+        for read, mask, answers, counted in zip(*(x.chunk(N_PARTS) for x in (*whole.inputs, whole.answers, whole.counted)), strict=True)
+    ]
+    exact = _gradient(model, [whole])
+    means = torch.stack([_gradient(model, [part]) for part in parts]).mean(0)
+    return {"seed": seed, "sums": _error(_gradient(model, parts), exact), "means": _error(means, exact)}
+
+
+def _gradient(model: Transformer, exercises: list[Exercise]) -> Tensor:
+    accumulate_gradients(model, exercises, RECIPE, 1)
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).double()
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def _rounding(seed: int, n: int = 100_000) -> pd.DataFrame:
+    """Which updates leave a weight as it was, and which gradients become 0, in each format."""
+    x, rows = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), []
+    for name, dtype in FORMATS.items():
+        weight = (0.02 * x).to(dtype)
+        for size in UPDATES:
+            moved = weight - (size * weight.double()).to(dtype)
+            rows.append({"format": name, "what": "updates", "size": size, "lost": float((moved == weight).double().mean())})
+        for size in GRADIENTS:
+            rows.append({"format": name, "what": "gradients", "size": size, "lost": float(((size * x).to(dtype) == 0).double().mean())})
+    return pd.DataFrame(rows)
+
+
+def _arms_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Every model.", arm=("", "what was changed"), seed=("", "of weights and data"), loss=("nats per character", "on held-out prose"), steps=("", "updates"),
+        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"),
+    )  # fmt: skip
+
+
+def _times_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame,
+        "How long each training took here.",
+        measurement=True,
+        arm=("", "what was changed"),
+        seed=("", "of weights and data"),
+        seconds=("s", "CPU time of one thread"),
+    )
+
+
+def _parts_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "One batch of uneven texts, dealt out.", seed=("", "of weights and data"), sums=("1", "relative error of the gradient, sums of losses over the count of all tokens"),
+        means=("1", "the same, mean of each part's mean"),
+    )  # fmt: skip
+
+
+def _rounding_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "What short numbers lose.", format=("", "of the numbers"), what=("", "updates that leave a weight as it was, or gradients that become 0"),
+        size=("1", "|Δw| / |w|, or standard deviation of the gradients"), lost=("1", "share that is lost"),
+    )  # fmt: skip
+
+
+STUDY = Hardware

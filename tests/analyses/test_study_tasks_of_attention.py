@@ -1,0 +1,117 @@
+"""Do the tasks of the attention studies ask what they say, and do the exact arguments behind their verdicts hold?"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from analyses.studies import _tasks_cycles as cycles
+from analyses.studies import _tasks_lookup as lookup
+from analyses.studies import _tasks_sources as sources
+from analyses.studies._row_ranks import row_rank_correlation
+from analyses.studies.q05_padding_masks import _stand_ins
+from analyses.studies.q22_self_attention import _errors, _on_relevant, _recorded
+from model import Transformer
+
+
+def test_row_ranks_are_spearmans() -> None:
+    a, b = (torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(seed)).round(decimals=1) for seed in (0, 1))
+    for n, found in enumerate(row_rank_correlation(a, b, least=4)):
+        expected = [stats.spearmanr(a[n, h, i, : i + 1], b[n, h, i, : i + 1]).statistic for h in range(3) for i in range(3, 9)]
+        assert found == pytest.approx(np.nanmean(expected))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_symmetric_scores_follow_no_round(size: int) -> None:
+    """Gram matrices have s_ii + s_jj ≥ 2 s_ij: all rows of a round having their largest score at the next would contradict it."""
+    generator, following = torch.Generator().manual_seed(0), (torch.arange(size) + 1) % size
+    x = torch.randn(2000, size, 5, generator=generator) * torch.rand(2000, size, 1, generator=generator).mul(4).exp()
+    right = ((x @ x.mT).argmax(-1) == following).sum(-1)
+    assert int(right.max()) <= size - 1
+    shifted = torch.eye(size)[following]
+    assert bool(((shifted @ torch.eye(size)).argmax(-1) == following).all()), "separate queries and keys follow it"
+
+
+def test_no_head_with_one_projection_exceeds_the_bound() -> None:
+    for seed in range(5):
+        model = Transformer(dataclasses.replace(cycles.CONFIG, shared_qk=True), generator=torch.Generator().manual_seed(seed))
+        tokens = cycles.Rounds(n_batches=1, batch=8, seed=seed)[0][0]
+        seen = _recorded(model, tokens)
+        q, k = (seen[f"blocks.0.attn.{word}"][:, :, 0] for word in ("q", "k"))
+        assert torch.equal(q, k)
+        for size in (2, 3, 4):
+            right = ((q @ k.mT).argmax(-1) == cycles.next_places(tokens, size)).double().mean()
+            assert float(right) <= (size - 1) / size
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_answer_of_a_round_is_what_the_next_one_holds(size: int) -> None:
+    tokens = cycles.Rounds(n_batches=2, batch=3, seed=1)[1][0]
+    exercise = cycles.HeldByNext(size=size)((tokens, None), torch.Generator())
+    for row, answers in zip(tokens.tolist(), exercise.answers.tolist(), strict=True):
+        held = {token // cycles.N_HELD: token % cycles.N_HELD for token in row}
+        for token, answer in zip(row, answers, strict=True):
+            node = token // cycles.N_HELD
+            following = node + 1 if (node + 1) % size else node + 1 - size
+            assert answer == held[following]
+
+
+def test_the_answer_of_a_lookup_is_the_value_of_the_key() -> None:
+    tokens = lookup.dictionaries(20, seed=0)
+    answers = lookup.Lookup()((tokens, None), torch.Generator()).answers[:, -1]
+    for row, answer in zip(tokens.tolist(), answers.tolist(), strict=True):
+        known = dict(divmod(token, lookup.N_VALUES) for token in row[:-1])
+        assert len(known) == lookup.N_PAIRS and answer == known[row[-1] - lookup.N_KEYS * lookup.N_VALUES]
+
+
+def planted(sharpness: float) -> Transformer:
+    """A look-up set by hand: the first coordinates are the key, then come the value and what was found."""
+    model = Transformer(dataclasses.replace(lookup.CONFIG, norm="none", final_norm=False)).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.zero_()
+    n_keys, n_values = lookup.N_KEYS, lookup.N_VALUES
+    for key in range(n_keys):
+        model.embedding.weight[n_keys * n_values + key, key] = 1
+        for value in range(n_values):
+            model.embedding.weight[key * n_values + value, [key, n_keys + value]] = 1
+    model.embedding.weight.div_(model.config.embed_scale)
+    attn, identity = model.blocks[0].attn, torch.eye(64)
+    attn.W_Q.weight[:n_keys], attn.W_K.weight[:n_keys] = sharpness * identity[:n_keys], identity[:n_keys]
+    attn.W_V.weight[:n_values] = identity[n_keys : n_keys + n_values]
+    attn.W_O.weight[:, :n_values] = identity[:, n_keys + n_values : n_keys + 2 * n_values]
+    model.unembed.unembedding.weight[:n_values] = identity[n_keys + n_values : n_keys + 2 * n_values]
+    return model
+
+
+def test_a_planted_lookup_is_found_as_it_was_planted() -> None:
+    tokens, model = lookup.dictionaries(64, seed=3), planted(sharpness=80.0)
+    seen = _recorded(model, tokens)
+    assert lookup.right_answers(model, tokens) == 1.0
+    shared = np.exp(10) / (2 * np.exp(10) + lookup.N_PAIRS - 1)  # the question's own key matches as well as the pair's
+    assert _on_relevant(seen, tokens) == pytest.approx(shared, abs=1e-4)
+    assert max(_errors(model, seen, "full").values()) < 1e-5
+    assert lookup.right_answers(planted(sharpness=0.0), tokens) < 0.7, "a head that looks everywhere alike can only guess"
+
+
+@pytest.mark.parametrize("n_sources", [1, 2, 4])
+def test_a_source_that_is_asked_for_is_the_one_that_stood_there(n_sources: int) -> None:
+    tokens = sources.RandomTokens(n_batches=1, batch=4, seed=0)[0][0]
+    exercise = sources.OneOfSources(n_sources=n_sources)((tokens, None), torch.Generator().manual_seed(0))
+    asked = set()
+    for b, t in exercise.counted.nonzero().tolist():
+        which, token = divmod(int(exercise.answers[b, t]), sources.N_TOKENS)
+        assert token == int(tokens[b, t - which - 1])
+        asked.add(which)
+    assert asked == set(range(n_sources)) and not exercise.counted[:, :n_sources].any()
+
+
+def test_what_stands_in_for_minus_infinity() -> None:
+    found = _stand_ins().set_index(["dtype", "fill", "sees"]).weight
+    assert (found.xs("real keys and pads", level="sees") == 0).all()
+    blind = found.xs("pads only", level="sees")
+    assert blind.xs("−∞", level="fill").isna().all() and blind.xs("smallest number", level="fill").to_numpy() == pytest.approx(1, abs=0.01)
+    assert np.isnan(blind["float16", "−1e9"]) and blind["float32", "−1e9"] == pytest.approx(1)
