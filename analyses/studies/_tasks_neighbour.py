@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._training import BASE, Learnt, character_model, learn, recipe_of
 from model import TransformerConfig
 from model.training.objectives import Batch, Exercise
@@ -63,10 +64,10 @@ class Before:
 
 
 def learn_neighbour(config: TransformerConfig, *, seed: int, steps: int, n_held_out: int = 256) -> tuple[Learnt, float]:
-    """A model that is taught the task, and its share of right answers on new permutations."""
+    """A model that is taught the task, and its share of right answers on new permutations; with a scale, embeddings start as the paper's."""
     lessons = Permutations(n_batches=steps, batch=32, seed=seed)
     test = Permutations(n_batches=1, batch=n_held_out, seed=seed + 10_000)[0]
-    model = character_model(config, seed)
+    model = (character_model if config.embed_scale == 1.0 else started_as_in_the_paper)(config, seed)
     learnt = learn(model, lessons, Before(), dataclasses.replace(recipe_of(steps), seed=seed), validation=[test])
     exercise = Before()(test, torch.Generator())
     with torch.no_grad():

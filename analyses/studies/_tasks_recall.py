@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from analyses.studies._training import BASE, Learnt, character_model, learn, recipe_of
+from analyses.studies._starts import started_as_in_the_paper
+from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model.choices import Positions
 from model.training.objectives import Batch, Exercise
 from model.training.randomness import generator_of
@@ -92,7 +93,7 @@ def learn_recall(positions: Positions, *, seed: int, steps: int, n_test: int = 2
         name: Marked(n_batches=1, batch=n_test, length=length, least=least, seed=seed + 10_000)[0]
         for name, (length, least) in lengths.items()
     }
-    model = character_model(dataclasses.replace(CONFIG, positions=positions), seed)
+    model = started_as_in_the_paper(dataclasses.replace(CONFIG, positions=positions), seed)
     learnt = learn(model, lessons, WhichMarked(), dataclasses.replace(recipe_of(steps), seed=seed), validation=[tests["within"]])
     return learnt, {name: _right(model, test) for name, test in tests.items()}
 

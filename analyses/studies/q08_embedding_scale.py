@@ -15,7 +15,8 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._training import BASE, bigram, character_model, learn_characters, recipe_of, windows
+from analyses.studies._starts import started_as_in_the_paper
+from analyses.studies._training import BASE, bigram, learn_characters, recipe_of, windows
 from analyses.studies._verdict import Prediction
 from probes import record
 from reports import Bars, Figure, Lines, Series, Table
@@ -49,7 +50,7 @@ class EmbeddingScale(Study):
     )
     method: ClassVar[str] = (
         "Character models with sinusoids whose embeddings start as N(0, 1/d) or N(0, 1), the same draws but for their size, and are multiplied by "
-        "√d or not. The unembedding is a matrix of its own, so that its size does not change with the arm. Size: root mean square of the embedding "
+        "√d or not; the blocks start with Glorot's matrices. The unembedding is a matrix of its own, so that its size does not change with the arm. Size: root mean square of the embedding "
         "over that of the position encoding, on training text before the first step. Under Adam a step moves every entry by about the learning "
         "rate, whatever its gradient, so that multiplying by √d also makes the embedding learn √d times as fast. Two arms tell the parts apart: "
         "N(0, 1/d) with the scale and N(0, 1) without are the same function at the start and differ in that speed alone; N(0, 1/d) and N(0, 1), "
@@ -137,9 +138,10 @@ def _name(start: str, scaled: bool) -> str:
 def _arm(start: str, scaled: bool, seed: int, steps: int, n_held_out: int) -> tuple[dict[str, Any], pd.DataFrame]:
     """One model, and its learning curve."""
     scale = BASE.d_model**0.5 if scaled else 1.0
-    model = character_model(dataclasses.replace(BASE, positions="sinusoidal", embed_scale=scale, tied_embeddings=False), seed)
+    config = dataclasses.replace(BASE, positions="sinusoidal", embed_scale=scale, tied_embeddings=False)
+    model = started_as_in_the_paper(config, seed)
     with torch.no_grad():
-        model.embedding.weight.normal_(generator=torch.Generator().manual_seed(seed)).mul_(STARTS[start])
+        model.embedding.weight.mul_(STARTS[start] / STARTS[SMALL])
     with record(model, ["embed", "pos_embed"]) as activations, torch.no_grad():
         model(*windows(1, seed=seed)[0])
     size = activations["embed"].square().mean().sqrt() / activations["pos_embed"].square().mean().sqrt()

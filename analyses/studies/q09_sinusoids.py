@@ -16,9 +16,10 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._tasks_lengths import LONG, SPANS, by_span, losses_by_context
 from analyses.studies._tasks_neighbour import CONFIG, learn_neighbour
-from analyses.studies._training import BASE, bigram, character_model, learn_characters, recipe_of
+from analyses.studies._training import BASE, bigram, learn_characters, recipe_of
 from analyses.studies._verdict import Prediction
 from model.positions import sinusoids
 from reports import Figure, Lines, Series, Table
@@ -57,7 +58,7 @@ class Sinusoids(Study):
         "Encoders with sinusoids and with no positions learn to name the left neighbour in random permutations of 12 tokens. PE(p + k) is compared "
         "with R_k PE(p), R_k turning each pair (sine, cosine) by k times its frequency. Likeness: PE(p)·PE(p + k) over |PE|², which depends on k "
         "alone, for 64 dimensions. Character models with sinusoids, trained on windows of 32 characters, read held-out pieces of 128: mean loss "
-        "after 32–127 characters minus that after 17–31. Embeddings are multiplied by √d_model, as in the paper."
+        "after 32–127 characters minus that after 17–31. Weights start as in the paper: Glorot's matrices, embeddings N(0, 1/d_model) times √d_model."
     )
     scale: ClassVar[str] = "0.1 M parameters, trained on windows of 32 characters, read to 128"
     limits: ClassVar[str] = (
@@ -153,7 +154,7 @@ def _neighbour(positions: str, seed: int, steps: int) -> dict[str, Any]:
 def _text(seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """A character model with sinusoids, and its loss within and behind the trained length."""
     config = dataclasses.replace(BASE, positions="sinusoidal", n_ctx=LONG, embed_scale=BASE.d_model**0.5)
-    learnt = learn_characters(character_model(config, seed), seed=seed, recipe=recipe_of(steps), n_held_out=2)
+    learnt = learn_characters(started_as_in_the_paper(config, seed), seed=seed, recipe=recipe_of(steps), n_held_out=2)
     losses = losses_by_context(learnt.model, n_held_out)
     first = SPANS["32–39"][0]
     return {

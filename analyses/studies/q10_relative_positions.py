@@ -14,9 +14,10 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._tasks_lengths import LONG, SPANS, by_span, context_gain, losses_by_context
 from analyses.studies._tasks_recall import CHANCE, learn_recall
-from analyses.studies._training import BASE, LENGTH, bigram, character_model, learn_characters, recipe_of
+from analyses.studies._training import BASE, LENGTH, bigram, learn_characters, recipe_of
 from analyses.studies._verdict import Prediction
 from reports import Figure, Lines, Series, Table
 
@@ -58,7 +59,7 @@ class RelativePositions(Study):
         "relative, the same seed; the worst and the best relative encoding are chosen within each seed. A flat curve may mean a short sight: a "
         "second task asks which of ten marked tokens stands among random ones, in sequences of the trained length and of four times it, where the "
         "token stands further back than in any sequence of the training. Gain from far context: loss of 32 characters when 31 are read before "
-        "them, minus that when 96 are. Embeddings are multiplied by √d_model; rows of learned positions behind the trained length were never trained."
+        "them, minus that when 96 are. Weights start as in the paper: Glorot's matrices, embeddings N(0, 1/d_model) times √d_model; rows of learned positions behind the trained length were never trained."
     )
     scale: ClassVar[str] = "0.1 M parameters, trained on windows of 32, read to 128"
     limits: ClassVar[str] = (
@@ -161,7 +162,7 @@ def _gains(text: pd.DataFrame) -> list[Effect]:
 def _text(positions: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """A character model with its loss within and behind the trained length."""
     config = dataclasses.replace(BASE, positions=positions, n_ctx=LONG, max_distance=LENGTH, embed_scale=BASE.d_model**0.5)
-    learnt = learn_characters(character_model(config, seed), seed=seed, recipe=recipe_of(steps), n_held_out=2)
+    learnt = learn_characters(started_as_in_the_paper(config, seed), seed=seed, recipe=recipe_of(steps), n_held_out=2)
     return {
         "positions": positions, "seed": seed, **by_span(losses_by_context(learnt.model, n_held_out)), "context_gain": context_gain(learnt.model, n_held_out),
         "n_parameters": learnt.n_parameters, "flops": learnt.flops,

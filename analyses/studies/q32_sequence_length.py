@@ -17,7 +17,8 @@ from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
 from analyses.studies._passes import GPT2
-from analyses.studies._training import BASE, bigram, character_model, learn_characters, recipe_of
+from analyses.studies._starts import PAPER, started_as_in_the_paper
+from analyses.studies._training import BASE, bigram, learn_characters, recipe_of
 from analyses.studies._verdict import Prediction
 from model import Span, Transformer
 from probes import record
@@ -53,7 +54,7 @@ class SequenceLength(Study):
         "Exponent: log₂ of the cost of 2n over that of n. Compute: matrix products of a forward pass of GPT-2 small by formula, all pairs counted. "
         "Memory: bytes that one block of width 64 keeps for the backward pass, fused attention, counted exactly; beside it the same with the "
         f"pattern written out. Character models of two layers, read 64 characters at a time, with full attention, windows of {WINDOW} or segments "
-        f"of {SEGMENT}, about as many keys each, from the same weights and on the same windows of text. Reach: positions whose embedding has a "
+        f"of {SEGMENT}, about as many keys each, from the same weights (Glorot's matrices) and on the same windows of text. Reach: positions whose embedding has a "
         "gradient at the last position's logits that is not exactly 0; L layers of windows of w reach L·(w − 1) back."
     )
     scale: ClassVar[str] = "compute at 124 M parameters; memory of one block; text with 0.1 M parameters, windows of 64 characters"
@@ -142,7 +143,7 @@ def _exponent(compute: pd.DataFrame, d_model: int, length: int) -> float:
 
 def _arm(span: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """A character model whose attention reaches so far."""
-    model = character_model(dataclasses.replace(BASE, span=SPANS[span]), seed)
+    model = started_as_in_the_paper(dataclasses.replace(PAPER, span=SPANS[span]), seed)
     learnt = learn_characters(model, seed=seed, recipe=recipe_of(steps), length=LENGTH, batch=BATCH, n_held_out=n_held_out)
     return {"span": span, "seed": seed, "loss": learnt.loss, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
 
