@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 report: $(VENV)/.core $(VENV)/.weights
 	@$(BIN)/prosect report --model smollm2 --out $(RUN)
 
+# a file at a time on each core, one thread each: small products gain nothing from more
 test: $(VENV)/.test $(VENV)/.weights $(VENV)/.test-weights
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 # the tests of the page alone; a machine without chromium is told what to install
 browser: $(VENV)/.test

@@ -48,8 +48,6 @@ class Common:
     """number format of weights and activations"""
     fail_on: FailOn | None = None
     """end with status 3 when a verdict is that bad or worse; an inconclusive one never is"""
-    baseline: Path | None = None
-    """an earlier run, its folder or its page: the report then says what has changed since"""
 
     def request(self, analyses: dict[str, dict[str, Any]]) -> Request:
         """These options as a request."""
@@ -59,14 +57,15 @@ class Common:
         )
 
 
-def report(common: Annotated[Common, Flat], only: tuple[str, ...] = (), seed: int = 0) -> int:
+def report(common: Annotated[Common, Flat], only: tuple[str, ...] = (), seed: int = 0, baseline: Path | None = None) -> int:
     """Run every analysis and write one HTML report; prints its path.
 
     Args:
         only: names of analyses, to run these and no others
         seed: seed of everything that is drawn at random
+        baseline: an earlier run, its folder or its page: the report then says what has changed since
     """
-    return _execute(common, everything(seed, only), name="", what="report")
+    return _execute(common, everything(seed, only), name="", what="report", baseline=baseline)
 
 
 def run(name: tyro.conf.Positional[str] = "") -> int:
@@ -182,11 +181,11 @@ def run_named(name: str, arguments: list[str]) -> int:
         return tyro.cli(command, args=arguments, prog=f"prosect run {name}", description=f"{analysis_type.question}\n\n{analysis_type.method}")
 
 
-def _execute(common: Common, analyses: dict[str, dict[str, Any]], *, name: str, what: str) -> int:
+def _execute(common: Common, analyses: dict[str, dict[str, Any]], *, name: str, what: str, baseline: Path | None = None) -> int:
     request = common.request(analyses)
     folder = common.out or Path("runs") / "-".join(filter(None, (Path(request.model).name, name)))
     title = f"{request.model}: {what}"
-    path = execute(request, folder, command=["prosect", *sys.argv[1:]], title=title, overwrite=common.overwrite, baseline=common.baseline)
+    path = execute(request, folder, command=["prosect", *sys.argv[1:]], title=title, overwrite=common.overwrite, baseline=baseline)
     sys.stdout.write(f"{path}\n")
     return _gate(folder, common.fail_on)
 

@@ -111,8 +111,8 @@ class CausalMask(Study):
             )
         )  # fmt: skip
         return (
-            f"With the mask no gradient reaches a place from behind it; without it {seen:.0%} of the gradient's norm does. Then the next character is "
-            f"copied: {forced:.2f} nats where the window is read at once, {guess + UNIFORM:.2f} where the text ends before the character "
+            f"With the mask no gradient reaches a place from behind it; without it {seen:.0%} of the gradient's norm does. The next character then costs "
+            f"{forced:.2f} nats where the window is read at once, {guess + UNIFORM:.2f} where the text ends before the character "
             f"({behind:+.2f} to the masked model; a uniform guess has {UNIFORM:.2f})."
         )
 

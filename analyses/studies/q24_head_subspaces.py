@@ -118,7 +118,7 @@ class HeadSubspaces(Study):
             )
         )  # fmt: skip
         return (
-            f"Heads of a layer do not keep to subspaces of their own: what they read overlaps by {chance + read:.2f} and what they write by {chance + written:.2f}, "
+            f"What heads of a layer read overlaps by {chance + read:.2f} and what they write by {chance + written:.2f}, "
             f"where random subspaces overlap by {chance:.2f}. Their patterns are {apart:.2f} nats apart, and their sum is what attention adds. Without one head "
             f"the loss rises by {one:.3f} nats, without all of a layer by {every:.2f}."
         )

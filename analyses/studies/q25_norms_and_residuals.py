@@ -110,9 +110,9 @@ class NormsAndResiduals(Study):
         with_, without = (effects[f"decades lost without residuals, {norms}"].estimate for norms in ("with norms", "without norms"))
         before, after, none = (effects[f"sensitivity, {PLACES[place]}"].estimate for place in PLACES)
         return (
-            f"At {DEPTH} blocks the first block's gradient loses {with_:.1f} decades without residual connections where there are norms before the "
-            f"sub-layers, and {without:.1f} where there are none. A learning rate off the best costs {before:.2f} nats on average with norms before, {after:.2f} with "
-            f"norms after, {none:.2f} without."
+            f"Without residual connections the first of {DEPTH} blocks has {10**-with_:.2g} times the gradient where there are norms before the sub-layers, and "
+            f"{10**-without:.1e} times where there are no norms. Over the learning rates the loss is on average {before:.2f} nats above that at the best with norms "
+            f"before, {after:.2f} with norms after, {none:.2f} without."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -178,9 +178,9 @@ def test_foreign_files_are_mistakes_in_one_sentence(folder, page, tmp_path, caps
         for words in (
             ["verify", str(tmp_path / name)],
             ["diff", str(folder), str(tmp_path / name)],
-            [*QUICK, "--baseline", str(tmp_path / name), "--out", str(tmp_path / "o")],
+            ["report", "--only", "attention", "--baseline", str(tmp_path / name), "--out", str(tmp_path / "o")],
         ):
-            status, out, err = prosect(capsys, *words, *(["--model", "induction"] if words[0] == "run" else []))
+            status, out, err = prosect(capsys, *words, *(["--model", "induction"] if words[0] == "report" else []))
             assert status == 2 and one_sentence(err) and out == "", (words, err)
     assert not (tmp_path / "o").exists()
 
@@ -256,8 +256,8 @@ def test_the_report_tells_what_has_changed_since_a_baseline(folder, page, change
 
 
 def test_a_run_with_itself_as_baseline_has_the_same_answers(folder, page, tmp_path, capsys):
-    words = [*QUICK, "--model", str(folder.parent / "weights"), "--out", str(tmp_path / "again"), "--baseline", str(page)]
-    assert prosect(capsys, *words)[0] == 0
+    assert prosect(capsys, *QUICK, "--model", str(folder.parent / "weights"), "--out", str(tmp_path / "again"))[0] == 0
+    assert prosect(capsys, "render", str(tmp_path / "again"), "--baseline", str(page))[0] == 0
     assert "the same questions, and the same answers." in " ".join((tmp_path / "again" / "report.html").read_text().split())
     assert load_run(tmp_path / "again")["baseline"]["same"] is True
 
