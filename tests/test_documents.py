@@ -60,7 +60,7 @@ def test_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     names: dict = {"gpt": SmallGPT()}
     found = blocks("README.md")
-    assert len(found) == 7
+    assert len(found) == 8
     for block in found:
         exec(compile(block, "README.md", "exec"), names)
     assert names["activations"]["blocks.1.attn.z"].shape == (1, 14, 4, 4)

@@ -46,6 +46,8 @@ class Study(ABC):
     sources: ClassVar[tuple[str, ...]]
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]]
     """budget → values of the fields"""
+    timed: ClassVar[bool] = False
+    """are some of its effects times or memory readings, which differ between two runs?"""
 
     seed: int = 0
     """seed of everything that is drawn at random"""

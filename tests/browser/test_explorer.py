@@ -112,6 +112,7 @@ def test_the_table_behind_the_map_holds_the_row(explorer):
     query = len(figure.queries) - 1
     view.told(head, query)
     view.host.locator("details summary").last.click()
+    view.host.locator("table tbody tr").last.wait_for()  # it is built when it is opened, and that is told a moment later
     cells = [row.split("\t") for row in view.host.locator("table tbody").last.inner_text().splitlines() if row.strip()]
     shown = {int(key): float(value) for key, _, value in cells}
     assert len(shown) == len(figure.keys)

@@ -79,5 +79,5 @@ def test_a_study_is_drawn_saved_and_shown(study: type[Study], tmp_path: Path) ->
 
 @every
 def test_equal_seeds_give_equal_numbers(study: type[Study]) -> None:
-    if study.number % 5 == 0:  # a fifth of them, since it doubles the time
+    if study.number % 5 == 0 and not study.timed:  # a fifth of them, since it doubles the time
         assert content_hash([study.at("smoke").run()]) == content_hash([at_smoke(study)[0]])
