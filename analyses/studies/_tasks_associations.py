@@ -7,11 +7,11 @@ text: multi-query associative recall (Arora et al. 2024).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._recurrent import right, rival
 from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model.training.objectives import Batch, Exercise
@@ -26,7 +26,7 @@ CONFIG = dataclasses.replace(BASE, d_vocab=N_KEYS + N_VALUES, n_ctx=3 * N_KEYS, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Associations(Sequence[Batch]):
+class Associations(Drawn):
     """`n_batches` of (tokens, mask): pairs of a key (0 to 15) and a value (16 to 31), then the keys in another order.
 
     Keys of a sequence differ. Every batch has as many pairs as is drawn from `n_pairs`. Batch i is drawn from the seed and i alone.
@@ -41,12 +41,7 @@ class Associations(Sequence[Batch]):
     n_pairs: tuple[int, ...]
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         generator = generator_of(self.seed, "associations", *self.n_pairs, i)
         n = self.n_pairs[int(torch.randint(len(self.n_pairs), (), generator=generator))]
         keys = torch.rand(self.batch, N_KEYS, generator=generator).argsort(1)[:, :n]

@@ -7,12 +7,12 @@ order in the sequence says nothing; so the answer at a node, what the next one h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._starts import PAPER, started_as_in_the_paper
 from analyses.studies._training import Learnt, learn, recipe_of
 from model import TransformerConfig
@@ -40,7 +40,7 @@ def next_places(tokens: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds(Sequence[Batch]):
+class Rounds(Drawn):
     """`n_batches` of (tokens, mask): all nodes in random order, token node · 4 + what it holds. Batch i is drawn from the seed and i alone.
 
     >>> (Rounds(n_batches=1, batch=1, seed=0)[0][0] // N_HELD).sort().values.tolist() == [list(range(N_NODES))]
@@ -51,12 +51,7 @@ class Rounds(Sequence[Batch]):
     batch: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         generator = generator_of(self.seed, "rounds", i)
         nodes = torch.rand(self.batch, N_NODES, generator=generator).argsort(1)
         tokens = nodes * N_HELD + torch.randint(N_HELD, nodes.shape, generator=generator)

@@ -7,12 +7,12 @@ differ, values are drawn anew each time, so that nothing but the right place tel
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._starts import PAPER, started_as_in_the_paper
 from analyses.studies._training import Learnt, learn, recipe_of
 from model import TransformerConfig
@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dictionaries(Sequence[Batch]):
+class Dictionaries(Drawn):
     """`n_batches` of (tokens, mask): pairs, token key · 4 + value, then the question, token 32 + key. Batch i is drawn from the seed and i alone.
 
     >>> tokens, _ = Dictionaries(n_batches=1, batch=1, seed=0)[0]
@@ -41,12 +41,7 @@ class Dictionaries(Sequence[Batch]):
     batch: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         generator = generator_of(self.seed, "dictionaries", i)
         keys = torch.rand(self.batch, N_KEYS, generator=generator).argsort(1)[:, :N_PAIRS]
         values = torch.randint(N_VALUES, keys.shape, generator=generator)

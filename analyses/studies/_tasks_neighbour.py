@@ -7,12 +7,12 @@ order nobody is right more often than once in n − 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._training import BASE, Learnt, character_model, learn, recipe_of
 from model import TransformerConfig
@@ -27,7 +27,7 @@ CONFIG = dataclasses.replace(BASE, d_vocab=N_TOKENS, n_ctx=N_TOKENS, n_layers=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Permutations(Sequence[Batch]):
+class Permutations(Drawn):
     """`n_batches` of (tokens, mask): permutations of the vocabulary; batch i is drawn from the seed and i alone.
 
     >>> Permutations(n_batches=2, batch=1, seed=0)[1][0].sort().values.tolist() == [list(range(N_TOKENS))]
@@ -38,12 +38,7 @@ class Permutations(Sequence[Batch]):
     batch: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         tokens = torch.rand(self.batch, N_TOKENS, generator=generator_of(self.seed, "permutations", i)).argsort(1)
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 

@@ -7,11 +7,11 @@ are; a recurrent one needs a single bit of memory (Hahn 2020; Bhattamishra et al
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._recurrent import right, rival
 from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model.training.objectives import Batch, Exercise
@@ -25,7 +25,7 @@ CONFIG = dataclasses.replace(BASE, d_vocab=2, n_ctx=64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bits(Sequence[Batch]):
+class Bits(Drawn):
     """`n_batches` of (tokens, mask): random bits. Batch i is drawn from the seed and i alone.
 
     >>> Bits(n_batches=1, batch=2, length=5, seed=0)[0][0].shape
@@ -37,12 +37,7 @@ class Bits(Sequence[Batch]):
     length: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         tokens = torch.randint(2, (self.batch, self.length), generator=generator_of(self.seed, "bits", i))
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model import EncoderDecoder, EncoderDecoderConfig, generate
 from model.training import SequenceToSequence
@@ -44,7 +45,7 @@ def short_words(part: str) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Words(Sequence[Batch]):
+class Words(Drawn):
     """`n_batches` of what the model is called with: words drawn at random, with their first pronunciation."""
 
     model: EncoderDecoder
@@ -52,12 +53,7 @@ class Words(Sequence[Batch]):
     batch: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         words = list(short_words("train"))
         chosen = [words[j] for j in torch.randint(len(words), (self.batch,), generator=generator_of(self.seed, "words", i))]
         return self.model.tokenize(chosen, [short_words("train")[word][0] for word in chosen])

@@ -8,11 +8,11 @@ than that answers by chance.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model.choices import Positions
@@ -38,7 +38,7 @@ CONFIG = dataclasses.replace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marked(Sequence[Batch]):
+class Marked(Drawn):
     """`n_batches` of (tokens, mask): tokens from 0 to 9, one from 10 to 19 among them, and a question at the end.
 
     The marked one is at least `least` tokens before the end. Batch i is drawn from the seed and i alone.
@@ -54,12 +54,7 @@ class Marked(Sequence[Batch]):
     least: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         generator = generator_of(self.seed, "marked", self.length, i)
         tokens = torch.randint(N_VALUES, (self.batch, self.length), generator=generator)
         place = torch.randint(self.length - self.least, (self.batch, 1), generator=generator)

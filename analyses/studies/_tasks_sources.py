@@ -8,12 +8,12 @@ learn; what is hard is to tell apart what was read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._starts import PAPER, started_as_in_the_paper
 from analyses.studies._training import Learnt, learn, recipe_of
 from model import TransformerConfig
@@ -34,19 +34,14 @@ def config_of(n_heads: int, n_sources: int) -> TransformerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomTokens(Sequence[Batch]):
+class RandomTokens(Drawn):
     """`n_batches` of (tokens, mask): tokens drawn alike from 0 to 15. Batch i is drawn from the seed and i alone."""
 
     n_batches: int
     batch: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         tokens = torch.randint(N_TOKENS, (self.batch, TEXT_LENGTH), generator=generator_of(self.seed, "random tokens", i))
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 

@@ -6,13 +6,13 @@ The cause of every answer is known by construction, so that whatever claims to e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from analyses.studies._drawn import Drawn
 from analyses.studies._recurrent import right
 from analyses.studies._training import BASE, Learnt, character_model, learn, recipe_of
 from model import TransformerConfig
@@ -29,7 +29,7 @@ CONFIG = dataclasses.replace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Triggers(Sequence[Batch]):
+class Triggers(Drawn):
     """`n_batches` of (tokens, mask): tokens from 0 to 11, among them `n_triggers` from 12 to 15, and the question 16 at the end.
 
     Batch i is drawn from the seed and i alone.
@@ -44,12 +44,7 @@ class Triggers(Sequence[Batch]):
     n_triggers: int
     seed: int
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, i: int) -> Batch:
-        if not 0 <= i < self.n_batches:
-            raise IndexError(i)
+    def drawn(self, i: int) -> Batch:
         generator = generator_of(self.seed, "triggers", self.n_triggers, i)
         tokens = torch.randint(N_PLAIN, (self.batch, LENGTH), generator=generator)
         places = torch.rand(self.batch, LENGTH, generator=generator).argsort(1)[:, : self.n_triggers]

@@ -82,15 +82,15 @@ def recipe_of(steps: int, **changes: Any) -> Recipe:
 
 def windows(steps: int, length: int = LENGTH, batch: int = BATCH, seed: int = 0) -> RandomWindows:
     """What is read in training: windows of the first nine tenths of the prose."""
-    return RandomWindows(_characters._tokens(0), n_batches=steps, batch=batch, length=length, seed=seed)
+    return RandomWindows(_characters.prose_tokens(0), n_batches=steps, batch=batch, length=length, seed=seed)
 
 
 def held_out(length: int = LENGTH, n: int | None = None) -> list[Batch]:
     """The first n pieces (None: all) of the last tenth, 64 in a batch."""
-    tokens = _characters._tokens(1)
+    tokens = _characters.prose_tokens(1)
     return chunks(tokens if n is None else tokens[: n * length], batch=64, length=length)
 
 
 def bigram(length: int = LENGTH, n: int | None = None) -> float:
     """Nats per character of the bigram model on the same pieces: what any character model must beat."""
-    return bigram_loss(_characters._tokens(0).tolist(), held_out(length, n), BASE.d_vocab)
+    return bigram_loss(_characters.prose_tokens(0).tolist(), held_out(length, n), BASE.d_vocab)

@@ -128,7 +128,7 @@ class SeparateQueriesAndKeys(Study):
         names = [f"rounds of {size}, {'one projection' if shared else 'separate'}" for size, shared in right.index]
         return (
             Bars(
-                name="rounds", title="One head with one projection cannot follow a round of three or more",
+                name="rounds", title="Rounds of two, three and four: what one head follows with one projection and with two",
                 caption=f"Share of right answers, mean of {self.n_seeds} seeds with the smallest and largest; a guess is right in {cycles.CHANCE:g}.",
                 alt=", ".join(f"{name} {value:.2f}" for name, value in zip(names, right["mean"], strict=True)), labels=names,
                 values=right["mean"].to_numpy(), low=right["min"].to_numpy(), high=right["max"].to_numpy(), unit="share of right answers",

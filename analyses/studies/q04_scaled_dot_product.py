@@ -91,13 +91,13 @@ class ScaledDotProduct(Study):
         means = arms.groupby("scaled").loss
         return (
             Lines(
-                name="jacobian", title=f"The softmax reacts most where scores spread by about {peak.spread:g}, not where they are small",
+                name="jacobian", title=f"The softmax reacts most where scores spread by about {peak.spread:g}",
                 caption="Frobenius norm of diag(p) − ppᵀ for 64 normal scores, mean of 200 draws.", alt=f"Largest, {peak.norm:.2f}, at {peak.spread:g}.",
                 x=jacobian.spread.to_numpy(), series={"64 keys": Series(y=jacobian.norm.to_numpy())}, x_label="standard deviation of the scores",
                 y_label="norm of the Jacobian", markers=True,
             ),
             Bars(
-                name="loss", title="Unscaled models end behind scaled ones", caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest.",
+                name="loss", title="Held-out loss with and without 1/√d_k", caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{'scaled' if scaled else 'unscaled'} {value:.3f}" for scaled, value in means.mean().items()),
                 labels=["scaled" if scaled else "unscaled" for scaled in means.mean().index], values=means.mean().to_numpy(), low=means.min().to_numpy(),
                 high=means.max().to_numpy(), unit="nats per character",

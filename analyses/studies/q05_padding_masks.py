@@ -118,7 +118,7 @@ class PaddingMasks(Study):
         last = means.iloc[-1]
         return (
             Lines(
-                name="doors", title="Masked scores do not keep pads out of the mean and of the positions",
+                name="doors", title="What pads change where the scores are masked",
                 caption=f"Cosine of a sentence's vector with that of the sentence alone, mean of {frame.sentence.nunique()} sentences; bands hold the middle 80 %.",
                 alt=f"At {means.index[-1]} pads: " + ", ".join(f"{arm} {last[arm]:.3f}" for arm in ARMS), x=means.index.to_numpy(float), series=series,
                 x_label="pads", y_label="cosine", log_x=True, markers=True,

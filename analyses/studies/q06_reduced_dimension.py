@@ -136,7 +136,7 @@ class ReducedDimension(Study):
         seconds = times.groupby("arm").seconds.median() * 1e3
         return (
             Lines(
-                name="patterns", title="Narrow heads make hard patterns, but not arbitrary soft ones",
+                name="patterns", title="How near heads of each width come to a pattern that is asked for",
                 caption=f"Least divergence found from a pattern of {N_KEYS} keys, mean of {self.n_seeds} patterns, bands from the smallest to the largest.",
                 alt="; ".join(f"{kind}: " + ", ".join(f"{found['mean'][kind, d]:.3f} at {d}" for d in self.widths) for kind in KINDS),
                 x=np.array(self.widths, dtype=float), series=series, x_label="width of the head", y_label="nats per row", log_x=True, markers=True,

@@ -118,7 +118,7 @@ class EmbeddingScale(Study):
         best = loss["mean"].idxmin()
         return (
             Bars(
-                name="loss", title=f"√d helps small embeddings and not large ones: best is {_name(*best)}",
+                name="loss", title=f"Of all starts {_name(*best)} ends lowest",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest. Size: embedding over position encoding at the start.",
                 alt=", ".join(f"{name} {value:.3f}" for name, value in zip(labels, loss["mean"], strict=True)), labels=labels,
                 values=loss["mean"].to_numpy(), low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",

@@ -128,14 +128,14 @@ class Sinusoids(Study):
         grows = tables["geometry"].frame.grows_at
         return (
             Lines(
-                name="lengths", title=f"Behind the trained length of 32 the loss jumps from {loss.iloc[0]:.2f} to {loss.iloc[1]:.2f}",
+                name="lengths", title=f"Around the trained length of 32 the loss goes from {loss.iloc[0]:.2f} to {loss.iloc[1]:.2f}",
                 caption=f"Held-out loss by characters read before, mean of {self.n_seeds} seeds; the band is the smallest and largest seed.",
                 alt=", ".join(f"after {span} characters {value:.2f}" for span, value in loss.items()), x=np.array(centre), log_x=True, markers=True,
                 series={"sinusoids": Series(y=loss.to_numpy(), low=values.min().to_numpy(), high=values.max().to_numpy())},
                 x_label="characters read before", y_label="nats per character",
             ),
             Lines(
-                name="likeness", title="Positions do not grow steadily less alike, and likeness does not know the direction",
+                name="likeness", title="How alike two sinusoidal positions are, by their distance",
                 caption="PE(p)·PE(p + k) over |PE|², exact and the same for every p.",
                 alt=f"Likeness rises again from distance {grows.iloc[0]} on with 64 dimensions, {grows.iloc[-1]} with {SIZES[-1]}.",
                 x=likeness.offset.to_numpy(), series={f"{d} dimensions": Series(y=likeness[f"d{d}"].to_numpy()) for d in (SIZES[0], SIZES[-1])},

@@ -112,14 +112,14 @@ class ResidualConnections(Study):
         said = f"mean of {self.n_seeds} seeds, before the first step."
         return (
             Lines(
-                name="variation", title="Without residual connections all tokens become one vector",
+                name="variation", title="How much the tokens still differ, block by block",
                 caption=f"‖X − mean‖ / ‖X‖ behind each of {DEPTHS[-1]} blocks, {said} What norms magnify below 1e-15 is rounding.",
                 alt="; ".join(f"{_arm(*arm)}: {last[arm].iloc[-1]:.2g} behind the last block" for arm in last.columns),
                 x=last.index.to_numpy(float), series={_arm(*arm): Series(y=last[arm].clip(lower=1e-18).to_numpy()) for arm in last.columns},
                 x_label="block", y_label="variation of the tokens", log_y=True, markers=True,
             ),
             Lines(
-                name="gradient", title="How large a gradient reaches the first block depends on norms and residual connections together",
+                name="gradient", title="How large a gradient reaches the first block, by norms and residual connections",
                 caption=f"‖∂L/∂θ‖ of the first block by the number of blocks, {said}",
                 alt="; ".join(f"{_arm(*arm)}: {first[arm].iloc[-1]:.2g} at {DEPTHS[-1]} blocks" for arm in first.columns),
                 x=first.index.to_numpy(float), series={_arm(*arm): Series(y=first[arm].clip(lower=1e-18).to_numpy()) for arm in first.columns},

@@ -127,7 +127,7 @@ class LayerNormOrBatchNorm(Study):
         grid = sizes[sizes.norm == "batch"].groupby(["window", "position"]).share.mean().unstack("position")
         return (
             Heatmap(
-                name="influence", title="With batch norm a prediction depends on other windows and on its own future",
+                name="influence", title="What a prediction depends on besides its own past, by the norm",
                 caption=f"Share of the gradient of the logits at window 0, character {LENGTH // 2}, on each character of the batch (log10), in training mode, mean of "
                 f"{self.n_seeds} seeds. With layer norm all but the characters before it in window 0 are exactly 0.",
                 alt=f"The largest share in another window is {grid.iloc[1:].to_numpy().max():.1e}, the largest in its own {grid.iloc[0].max():.2f}.",

@@ -126,7 +126,7 @@ class BatchNorm(Study):
         mean = curves[curves.setting == "one length"].groupby(["step", "norm"]).loss.mean().unstack("norm")
         return (
             Bars(
-                name="loss", title="Batch norm loses most where each batch is of one kind of text",
+                name="loss", title="Loss by the norm and by what a batch holds",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; “as in training”: statistics of the test batch. Compare within "
                 "a setting: the texts differ between them.",
                 alt=", ".join(f"{label} {values['mean']:.3f}" for label, values in rows), labels=[label for label, _ in rows],

@@ -118,13 +118,13 @@ class FeedForwardNetwork(Study):
         share = memory.groupby("arm").share.agg(["mean", "min", "max"]).loc[[BOTH, ALONE, ONE, LINEAR]]
         return (
             Bars(
-                name="memory", title="Attention alone stores pairs that no linear model can",
+                name="memory", title="Pairs that are remembered, by what the network is made of",
                 caption=f"Share of {pairs.N}² random pairs that is remembered, mean of {self.n_seeds} seeds with the smallest and largest. The first two have as many parameters.",
                 alt=", ".join(f"{arm} {value:.2f}" for arm, value in share["mean"].items()), labels=list(share.index), values=share["mean"].to_numpy(),
                 low=share["min"].to_numpy(), high=share["max"].to_numpy(), unit="share remembered",
             ),
             Lines(
-                name="compute", title="The feed-forward network is most of the compute until n = 2d", caption="Share of the products of a forward pass, unembedding left out; exact.",
+                name="compute", title="Share of the compute that is the feed-forward network's, by length", caption="Share of the products of a forward pass, unembedding left out; exact.",
                 alt="; ".join(f"{row.n} tokens: {row.share:.0%} at d = {PAPER.d_model}, {row.share_512:.0%} at d = 512" for row in costs.itertuples()),
                 x=costs.n.to_numpy(float), series={f"d = {PAPER.d_model}": Series(y=costs.share.to_numpy()), "d = 512": Series(y=costs.share_512.to_numpy())},
                 x_label="tokens", y_label="share of the compute", log_x=True, markers=True,

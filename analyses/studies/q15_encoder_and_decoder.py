@@ -145,14 +145,14 @@ class EncoderAndDecoder(Study):
                 alt=", ".join(f"{reading} {mean[reading]:.2f}" for reading in READINGS), unit="phoneme error rate", **order,
             ),
             Lines(
-                name="steps", title="The source is needed at every step, not only at the first",
+                name="steps", title="Errors by step, with the source and without it",
                 caption=f"Loss of each phoneme, those before it given, held-out words, mean of {self.n_seeds} seeds.",
                 alt=f"With the source {steps.with_source.mean():.2f}, without {steps.without.mean():.2f} nats on average.", x=steps.index.to_numpy(float),
                 series={"with the source": Series(y=steps.with_source.to_numpy()), "without": Series(y=steps.without.to_numpy())}, x_label="phoneme", y_label="nats",
                 markers=True,
             ),
             AttentionMap(
-                name="alignment", title="The decoder goes through the letters as it writes the phonemes",
+                name="alignment", title="Where the decoder looks in the letters as it writes the phonemes",
                 caption="Cross-attention of the most monotone head of the first seed over one held-out word; each row is the state that writes this phoneme.",
                 alt=f"Largest weight on average {grid.max(axis=1).mean():.2f}.", patterns={str(pattern["head"].iloc[0]): grid.to_numpy()}, queries=list(first[0]), keys=list(first[1]),
                 sees="cross",

@@ -123,13 +123,13 @@ class CausalMask(Study):
         names = {True: "with the mask", False: "without the mask"}
         return (
             Lines(
-                name="generation", title="Trained without the mask, a model knows nothing once the next character cannot be read",
+                name="generation", title="Loss where the next character cannot be read, by how much text there is",
                 caption=f"Loss of the character behind a text of so many characters, held-out prose, mean of {self.n_seeds} seeds; a uniform guess has {UNIFORM:.2f}.",
                 alt=", ".join(f"{names[arm]} {by_length[arm].mean():.2f} on average" for arm in names), x=by_length.index.to_numpy(float),
                 series={names[arm]: Series(y=by_length[arm].to_numpy()) for arm in names}, x_label="characters read", y_label="nats per character",
             ),
             Lines(
-                name="offsets", title="What attention reads: without the mask, the character that is to be predicted",
+                name="offsets", title="What attention reads, with the mask and without it",
                 caption=f"Mean weight on the key that stands so far before the query, over heads, layers, held-out windows and {self.n_seeds} seeds; "
                 "at −1 stands the answer.",
                 alt=f"On the next character {by_offset[False][-1]:.2f} without the mask; with it, none may be there.",

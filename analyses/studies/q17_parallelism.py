@@ -110,7 +110,7 @@ class Parallelism(Study):
         milli = seconds.loc[arms] * 1000
         return (
             Lines(
-                name="chains", title="Encoder and decoder read a given text in a chain of one length; recurrence and generation wait for every token",
+                name="chains", title="How many products wait for one another, by length",
                 caption="Longest run of matrix products of which each needs the one before, two layers. Generation: chain of a pass times passes.",
                 alt="; ".join(f"{name}: {', '.join(map(str, chains[chains.model == name].chain))}" for name in names), x=np.array(LENGTHS, dtype=float),
                 series={name: Series(y=chains[chains.model == name].chain.to_numpy(float)) for name in names},

@@ -121,20 +121,20 @@ class Tokenizers(Study):
         mean, low, high = (values[list(ARMS)].to_numpy() for values in (by.mean(), by.min(), by.max()))
         return (
             Bars(
-                name="rules", title="The library's WordPiece takes the pieces that the most frequent pairs give",
+                name="rules", title="Which rule the trained vocabularies follow",
                 caption=f"Jaccard index of the pieces of two letters or more with those of each rule, written out merge by merge; vocabulary of {self.d_vocab}.",
                 alt=", ".join(f"{row.library} and {row.rule} {row.overlap:.2f}" for row in rules.itertuples()),
                 labels=[f"{row.library}, {row.rule}" for row in rules.itertuples()], values=rules.overlap.to_numpy(), unit="overlap",
             ),
             Lines(
-                name="sizes", title="Vocabularies agree at every size, cuts do not",
+                name="sizes", title="Do vocabularies and cuts agree, by size",
                 caption="The library's BPE and WordPiece: overlap of their pieces, and share of kinds of words that they cut differently.",
                 alt=", ".join(f"at {row.d_vocab} overlap {row.overlap:.3f}, other cuts {row.other_cuts:.2f}" for row in sizes.itertuples()), x=sizes.d_vocab.to_numpy(float),
                 series={"overlap of pieces": Series(y=sizes.overlap.to_numpy()), "words cut differently": Series(y=sizes.other_cuts.to_numpy())},
                 x_label="tokens of the vocabulary", y_label="share", log_x=True, markers=True,
             ),
             Bars(
-                name="models", title="A model learns about as much from either set of pieces",
+                name="models", title="What a model learns from either set of pieces",
                 caption=f"Held-out loss per character without blanks, vocabulary of {self.d_vocab}, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{arm} {value:.3f}" for arm, value in zip(ARMS, mean, strict=True)), labels=list(ARMS), values=mean, low=low, high=high, unit="bits per character",
             ),

@@ -163,13 +163,13 @@ class MaskedInputs(Study):
         inputs = [arm for arm in arms if arm != SCORES]
         return (
             Bars(
-                name="hidden", title="Masked scores teach to copy: a character that is truly hidden is not known",
+                name="hidden", title="Loss of a character that is truly hidden, by what training hid",
                 caption=f"Loss of hidden characters of held-out prose, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{arm} {by.mean()[arm]:.2f}" for arm in arms), labels=arms, values=by.mean()[arms].to_numpy(), low=by.min()[arms].to_numpy(),
                 high=by.max()[arms].to_numpy(), unit="nats per character",
             ),
             Bars(
-                name="probe", title="What plain text tells a probe depends little on the shares of replaced and kept tokens",
+                name="probe", title="What plain text tells a probe, by the shares of replaced and kept tokens",
                 caption=f"Accuracy of a linear probe of the letters to the end of the word, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{arm} {known.mean()[arm]:.3f}" for arm in inputs), labels=inputs, values=known.mean()[inputs].to_numpy(), low=known.min()[inputs].to_numpy(),
                 high=known.max()[inputs].to_numpy(), unit="accuracy",

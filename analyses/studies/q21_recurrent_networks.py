@@ -131,7 +131,7 @@ class RecurrentNetworks(Study):
                 x_label="pairs", y_label="share of right answers", markers=True,
             ),
             Lines(
-                name="chain", title="An LSTM's products wait for one another, the longer the text the more",
+                name="chain", title="How many products wait for one another, by length",
                 caption="Longest chain of matrix products of a forward pass, of which each needs the one before; counted, not timed.",
                 alt=", ".join(f"{arm} {chain[arm][LENGTHS[0]]} at 8 tokens, {chain[arm][LENGTHS[-1]]} at 64" for arm in ARMS), x=np.array(LENGTHS, dtype=float),
                 series={arm: Series(y=chain[arm].to_numpy(float)) for arm in ARMS}, x_label="tokens", y_label="products in a row", markers=True,

@@ -114,7 +114,7 @@ class SelfAttention(Study):
         first, last = means.iloc[0], means.iloc[-1]
         return (
             Lines(
-                name="noise", title="The look-up fades as its keys blur, and the answers with it",
+                name="noise", title="The look-up and the answers as the keys blur",
                 caption=f"Noise added to the keys of trained models; mean of {self.n_seeds} seeds, bands from the smallest to the largest; a guess is right in {CHANCE:.3f}.",
                 alt=f"Right answers {first['right', 'mean']:.2f} without noise, {last['right', 'mean']:.2f} with noise of {means.index[-1]:g} spreads.",
                 x=means.index.to_numpy(float), series=series, x_label="noise over the spread of the keys", y_label="share", markers=True,

@@ -123,7 +123,7 @@ class RoleOfPositions(Study):
         told = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, right["mean"], strict=True))
         return (
             Bars(
-                name="neighbour", title="Without positions an encoder cannot tell who stands next to whom; causality tells a decoder more",
+                name="neighbour", title="Who names the left neighbour, with positions and without",
                 caption=f"Share of right answers, mean of {self.n_seeds} seeds with the smallest and largest; a guess is right in {CHANCE:.2f}.",
                 alt=told, labels=names, values=right["mean"].to_numpy(), low=right["min"].to_numpy(), high=right["max"].to_numpy(), unit="share of right answers",
             ),

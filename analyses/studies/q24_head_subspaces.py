@@ -145,7 +145,7 @@ class HeadSubspaces(Study):
                 series={"divergence": Series(y=patterns.divergence.to_numpy())}, x_label="layer", y_label="nats",
             ),
             Lines(
-                name="silenced", title="A few heads matter by themselves, most do not",
+                name="silenced", title="What silencing each head alone costs",
                 caption=f"Rise of the loss when one head is silenced, heads in the order of it; {self.n_ablated} windows of {ABLATED_LENGTH} tokens.",
                 alt=f"Largest {rise[0]:.3f} nats, median {np.median(rise):.4f}.", x=np.arange(1.0, len(rise) + 1), series={"one head silenced": Series(y=rise)},
                 x_label="head, by rank", y_label="nats per token",

@@ -123,7 +123,7 @@ class NormsAndResiduals(Study):
         best = loss["mean"].min()
         return (
             Lines(
-                name="rates", title=f"{PLACES[best.idxmin()].capitalize()} reaches the lowest loss; how wide the valley is differs by norm",
+                name="rates", title=f"{PLACES[best.idxmin()].capitalize()} reaches the lowest loss",
                 caption=f"Held-out loss by the peak learning rate, four blocks with residual connections, mean of {self.n_seeds} seeds with the smallest and "
                 f"largest. {WORST:.2f} is a uniform guess.",
                 alt="; ".join(f"{PLACES[place]}: {', '.join(f'{value:.2f}' for value in loss['mean'][place])}" for place in PLACES), x=loss.index.to_numpy(float),

@@ -119,7 +119,7 @@ class Efficiency(Study):
                 x_label="tokens", y_label="µs per token", log_x=True, markers=True,
             ),
             Lines(
-                name="chain", title="The LSTM's chain of products grows with the sequence, the Transformer's does not",
+                name="chain", title="How many products wait for one another, by length",
                 caption="Longest run of matrix products of which each needs the one before, counted on the graph of a forward pass.",
                 alt="; ".join(f"{m}: {', '.join(map(str, chains[chains.model == m].chain))} at {', '.join(map(str, chains[chains.model == m].length))}" for m in ("Transformer", "LSTM")),
                 x=chains[chains.model == "LSTM"].length.to_numpy(float), series={m: Series(y=chains[chains.model == m].chain.to_numpy(float)) for m in ("Transformer", "LSTM")},

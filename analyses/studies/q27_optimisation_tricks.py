@@ -78,8 +78,8 @@ class OptimisationTricks(Study):
 
     def measure(self) -> tuple[list[Effect], Tables]:
         seeds = range(self.seed, self.seed + self.n_seeds)
-        arms = [(rate, *tricks, 1.0) for rate in (USUAL, HIGH) for tricks in DESIGN] + [(USUAL, False, True, False, False, TINY)]
-        found = each(_arm, [(*arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in arms])
+        arms = [_Arm(rate, *tricks, 1.0) for rate in (USUAL, HIGH) for tricks in DESIGN] + [_Arm(USUAL, False, True, False, False, TINY)]
+        found = each(_trained, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in arms])
         runs = pd.DataFrame([row for row, _ in found])
         design = runs[runs.clip_norm == 1.0]
         usual = design[design.rate == USUAL]
@@ -127,23 +127,30 @@ class OptimisationTricks(Study):
         )  # fmt: skip
 
 
-def _arm(
-    rate: float, warmup: bool, clip: bool, weight_decay: bool, dropout: bool, clip_norm: float, seed: int, steps: int, n_held_out: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Arm:
+    """The peak learning rate, which tricks are used, and the norm to which gradients are clipped where they are."""
+
+    rate: float
+    warmup: bool
+    clip: bool
+    weight_decay: bool
+    dropout: bool
+    clip_norm: float
+
+
+def _trained(arm: _Arm, seed: int, steps: int, n_held_out: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One training, and the norms of its gradients."""
-    drop = Dropout(pattern=0.1, mlp=0.1, sublayer=0.1) if dropout else Dropout()
+    drop = Dropout(pattern=0.1, mlp=0.1, sublayer=0.1) if arm.dropout else Dropout()
     model = started_as_in_the_paper(dataclasses.replace(PAPER, dropout=drop), seed)
     recipe = recipe_of(
         steps,
-        learning_rate=rate,
-        warmup=steps // 10 if warmup else 0,
-        clip_norm=clip_norm if clip else None,
-        weight_decay=0.1 if weight_decay else 0.0,
+        learning_rate=arm.rate,
+        warmup=steps // 10 if arm.warmup else 0,
+        clip_norm=arm.clip_norm if arm.clip else None,
+        weight_decay=0.1 if arm.weight_decay else 0.0,
     )
-    row = {
-        "rate": rate, "warmup": warmup, "clip": clip, "weight_decay": weight_decay, "dropout": dropout, "clip_norm": clip_norm, "seed": seed,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }  # fmt: skip
+    row = dataclasses.asdict(arm) | {"seed": seed, "n_parameters": sum(parameter.numel() for parameter in model.parameters())}
     try:
         learnt = learn_characters(model, seed=seed, recipe=recipe, n_held_out=n_held_out)
     except FloatingPointError:
@@ -151,10 +158,10 @@ def _arm(
     loss = min(learnt.loss, WORST) if math.isfinite(learnt.loss) else WORST
     norm = learnt.history.gradient_norm
     read = [
-        {"rate": rate, "seed": seed, "step": part["step"], "norm": part["gradient_norm"]}
+        {"rate": arm.rate, "seed": seed, "step": part["step"], "norm": part["gradient_norm"]}
         for part in in_parts(learnt.history, "gradient_norm")
     ]
-    return {**row, "loss": loss, "clipped": float((norm > clip_norm).mean()), "flops": learnt.flops}, read
+    return {**row, "loss": loss, "clipped": float((norm > arm.clip_norm).mean()), "flops": learnt.flops}, read
 
 
 def _gained(runs: pd.DataFrame, trick: str) -> pd.Series:

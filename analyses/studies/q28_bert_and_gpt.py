@@ -98,7 +98,7 @@ class BertAndGpt(Study):
         ends = frame.groupby("arm")[["hidden", "following"]].agg(["min", "max"])
         return (
             Lines(
-                name="losses", title="Where both sides can be read and where they cannot: BERT and GPT change places" if mean.hidden["BERT"] < mean.hidden["GPT"] else "GPT is ahead of BERT after the same text, also on hidden characters",
+                name="losses", title=f"Hidden characters cost BERT {mean.hidden['BERT']:.2f} nats and GPT {mean.hidden['GPT']:.2f}",
                 caption=f"Loss of the same characters of held-out prose, mean of {self.n_seeds} seeds with the smallest and largest; 0: the text ends before them, 1: it goes on behind them.",
                 alt=", ".join(f"{arm} {mean.following[arm]:.2f} at the end, {mean.hidden[arm]:.2f} in the middle" for arm in names), x=np.array([0.0, 1.0]),
                 series={arm: Series(y=mean.loc[arm, ["following", "hidden"]].to_numpy(float), low=ends.loc[arm, [("following", "min"), ("hidden", "min")]].to_numpy(float), high=ends.loc[arm, [("following", "max"), ("hidden", "max")]].to_numpy(float)) for arm in names},

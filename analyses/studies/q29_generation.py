@@ -128,12 +128,12 @@ class Generation(Study):
         counts = drafts.passes.to_numpy(float) / self.n_new
         return (
             Lines(
-                name="contexts", title="The next character is predicted better, the more is read",
+                name="contexts", title="Loss of the next character, by how much is read",
                 caption=f"Loss of held-out characters of which so many before are read, n = {self.n_texts} pieces.", alt=", ".join(f"{row.loss:.2f} nats after {row.read}" for row in contexts.itertuples()),
                 x=contexts["read"].to_numpy(float), series={"chars": Series(y=contexts.loss.to_numpy())}, x_label="characters read", y_label="nats per character", log_x=True, markers=True,
             ),
             Bars(
-                name="repeated", title="The likeliest token each time goes in circles, drawn tokens do not",
+                name="repeated", title="How often four characters come again, by how tokens are chosen",
                 caption=f"Share of runs of {REPEATED} characters that stood in the text before; mean log-probability in brackets. {self.n_new} characters behind {self.n_prompts} prompts.",
                 alt=", ".join(f"{name} {repeated[name]:.3f}" for name in names), labels=[f"{name} ({spread[name]:.2f})" for name in names], values=repeated.to_numpy(), unit="share repeated",
             ),
@@ -147,7 +147,7 @@ class Generation(Study):
 
     def _drafted(self, model: Transformer, prompts: Tensor, one_by_one: Tensor) -> pd.DataFrame:
         """Passes of every text with a draft, and the share of its tokens that are those of one at a time."""
-        draft, rows = ngram_draft(_characters._tokens(0).tolist()), []
+        draft, rows = ngram_draft(_characters.prose_tokens(0).tolist()), []
         for i, prompt in enumerate(prompts.tolist()):
             written, passes = write_checked(model, draft, prompt, n_new=self.n_new)
             same = np.mean([a == b for a, b in zip(written, one_by_one[i].tolist(), strict=True)])

@@ -137,14 +137,14 @@ class Overfitting(Study):
         mean = curves[curves.little].groupby(["step", "regulariser"])[["loss", "training"]].mean().unstack("regulariser")
         return (
             Lines(
-                name="curves", title="With little text the loss on new text turns and rises, and regularisers slow it down",
+                name="curves", title="Loss on new text along the training, by regulariser",
                 caption=f"Held-out loss with {LITTLE} characters, and the training loss without a regulariser, mean of {self.n_seeds} seeds.",
                 alt="; ".join(f"{name}: lowest {mean['loss'][name].min():.2f}, at the end {mean['loss'][name].iloc[-1]:.2f}" for name in REGULARISERS),
                 x=mean.index.to_numpy(float), x_label="step", y_label="nats per character", markers=True,
                 series={name: Series(y=mean["loss"][name].to_numpy()) for name in REGULARISERS} | {"none, training loss": Series(y=mean["training"]["none"].to_numpy())},
             ),
             Bars(
-                name="loss", title=f"Nothing replaces text; of the rest {best} gains most where there is little",
+                name="loss", title=f"With little text {best} gains most of the regularisers",
                 caption=f"Held-out loss at the end, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{label} {value:.3f}" for label, value in zip(labels, values["mean"], strict=True)), labels=labels,
                 values=pd.Series(values["mean"]).to_numpy(), low=pd.Series(values["min"]).to_numpy(), high=pd.Series(values["max"]).to_numpy(),

@@ -126,7 +126,7 @@ class MemoryAndCompute(Study):
                 x_label="tokens", y_label="share of compute", markers=True,
             ),
             Bars(
-                name="memory", title="What a token keeps for the backward pass is a matter of the kernel, not of the length",
+                name="memory", title="What a token keeps for the backward pass, by kernel and length",
                 caption=f"KiB per token of {LONGEST:,} read at once, one block of width 64 with embedding and logits, counted exactly.",
                 alt=", ".join(f"{labels[kind]} {whole[kind]:.2f} KiB" for kind in labels), labels=list(labels.values()), values=whole[list(labels)].to_numpy(), unit="KiB per token",
             ),

@@ -122,7 +122,7 @@ class SequenceLength(Study):
         loss = arms.groupby("span").loss.agg(["mean", "min", "max"]).loc[list(SPANS)]
         return (
             Lines(
-                name="exponent", title=f"Compute is linear for long: at width 768 its exponent is {_exponent(compute, 768, 1024):.2f} at 1,024 tokens",
+                name="exponent", title=f"At width 768 the exponent of the compute is {_exponent(compute, 768, 1024):.2f} at 1,024 tokens",
                 caption="log₂ of the operations of 2n tokens over those of n; 12 layers, all pairs counted. 1 is linear, 2 quadratic.",
                 alt=", ".join(f"width {d}: {_exponent(compute, d, 1024):.2f} at 1,024, {_exponent(compute, d, LENGTHS[-1]):.2f} at {LENGTHS[-1]:,}" for d in WIDTHS),
                 x=np.array(LENGTHS, dtype=float), log_x=True, markers=True, x_label="tokens", y_label="exponent",

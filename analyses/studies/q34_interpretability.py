@@ -128,7 +128,7 @@ class Interpretability(Study):
         low, high, mean = by.min(), by.max(), by.mean()
         return (
             Bars(
-                name="auroc", title=f"Attention marks the cause in one layer ({mean[SHALLOW, 'attention']:.2f}), less surely in three ({mean[DEEPEST, 'attention']:.2f})",
+                name="auroc", title=f"Attention marks the cause with an AUROC of {mean[SHALLOW, 'attention']:.2f} in one layer, {mean[DEEPEST, 'attention']:.2f} in three",
                 caption=f"AUROC of the deciding tokens among 16, mean of {self.n_seeds} seeds with the smallest and largest; 0.5 knows nothing.",
                 alt=", ".join(f"{way} in {task} {mean[task, way]:.2f}" for task, way in labels if way in WAYS[:2]), labels=[f"{task}: {way}" for task, way in labels],
                 values=np.array([mean[label] for label in labels]), low=np.array([low[label] for label in labels]), high=np.array([high[label] for label in labels]),

@@ -126,19 +126,19 @@ class Hardware(Study):
         names = {"fp32": "fp32", "mixed": "mixed precision", "quarter": "a quarter of the weights, equal compute"}
         return (
             Lines(
-                name="updates", title="bf16 weights do not move at the size of update that is healthy, fp32 ones do",
+                name="updates", title="Updates that weights lose, by their size and the number format",
                 caption="Share of normal weights that one update of this relative size leaves as they were, 100,000 draws; about 0.001 is usual.",
                 alt=", ".join(f"{kind} {updates[kind].iloc[0]:.2f} at {UPDATES[0]:.0e}, {updates[kind].iloc[-1]:.2f} at {UPDATES[-1]:.0e}" for kind in FORMATS),
                 x=updates.index.to_numpy(float), series={kind: Series(y=updates[kind].to_numpy()) for kind in FORMATS}, x_label="|Δw| / |w|",
                 y_label="share of updates lost", log_x=True, markers=True,
             ),
             Bars(
-                name="loss", title="Shorter numbers in the products leave the loss as it was", caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest.",
+                name="loss", title="Held-out loss by the number format of the products", caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{names[arm]} {by.mean()[arm]:.3f}" for arm in ARMS), labels=[names[arm] for arm in ARMS], values=by.mean()[list(ARMS)].to_numpy(),
                 low=by.min()[list(ARMS)].to_numpy(), high=by.max()[list(ARMS)].to_numpy(), unit="nats per character",
             ),
             Lines(
-                name="parts", title="Parts of a batch add up to its gradient if sums are added, not if means are averaged",
+                name="parts", title="How far the gradient of parts is from that of the whole batch",
                 caption="Relative error of the gradient of a batch of uneven texts, dealt out in four, against the whole; one point per seed.",
                 alt=f"Sums {parts.sums.max():.1e} at most, means {parts.means.min():.1e} at least.", x=parts.seed.to_numpy(float),
                 series={"sums added": Series(y=parts.sums.to_numpy()), "means averaged": Series(y=parts.means.to_numpy())}, x_label="seed", y_label="relative error",
