@@ -42,14 +42,14 @@ def characters() -> Tokenizer:
 
 def lessons(model: Model, seed: int) -> tuple[RandomWindows, CausalLM]:
     """128 characters from anywhere in the text, 32 times a step; the same for both models."""
-    return RandomWindows(_tokens(0), n_batches=RECIPE.steps, batch=BATCH, length=LENGTH, seed=seed), CausalLM()
+    return RandomWindows(prose_tokens(0), n_batches=RECIPE.steps, batch=BATCH, length=LENGTH, seed=seed), CausalLM()
 
 
 def measure(model: Model, n: int | None = None) -> dict[str, float]:
     """Nats per character of the held-out prose, in pieces of 128 characters of which the first n are read (None: all), and
     those of character pairs counted in the prose that was learnt from."""
     batches = held_out(n)
-    seen = _tokens(0).tolist()
+    seen = prose_tokens(0).tolist()
     return {
         "held_out_nats_per_character": evaluate(model, batches, CausalLM(), RECIPE),
         "bigram_nats_per_character": bigram_loss(seen, batches, len(characters().backend.get_vocab())),
@@ -59,10 +59,11 @@ def measure(model: Model, n: int | None = None) -> dict[str, float]:
 
 def held_out(n: int | None = None) -> list[Batch]:
     """The first n pieces of the held-out prose."""
-    tokens = _tokens(1)
+    tokens = prose_tokens(1)
     return chunks(tokens if n is None else tokens[: n * LENGTH], batch=BATCH, length=LENGTH)
 
 
 @cache
-def _tokens(half: int) -> Int[Tensor, "pos"]:
+def prose_tokens(half: int) -> Int[Tensor, "pos"]:
+    """The characters of the prose: half 0 is learnt from, half 1 is held out."""
     return torch.tensor(characters().encode(halves()[half]))

@@ -6,6 +6,7 @@ import io
 import unicodedata
 from pathlib import Path
 
+import pypdf
 import pytest
 
 from tests.browser.pages import everything, framed
@@ -76,7 +77,6 @@ def test_a_frame_without_scripts_is_like_a_page_without_javascript(whole, visit)
 
 
 def on_paper(page) -> str:
-    pypdf = pytest.importorskip("pypdf")
     reader = pypdf.PdfReader(io.BytesIO(page.pdf(format="A4", print_background=True)))
     return unicodedata.normalize("NFKC", " ".join(sheet.extract_text() for sheet in reader.pages))  # without ligatures
 

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from reports import Bars, Column, Heatmap, Lines, Table, figure_data, render
 from reports.embedded import read_embedded
@@ -83,7 +84,6 @@ def test_words_say_what_the_numbers_are():
 
 
 def test_tensors_are_arrays():
-    torch = pytest.importorskip("torch")
     weights = torch.arange(6.0).reshape(2, 3).to(torch.bfloat16).requires_grad_()
     assert np.array_equal(own("W", weights).values, np.arange(6.0).reshape(2, 3))
     assert figure_data(own("b", {"a": torch.tensor(1), "b": torch.tensor(2.5)}))["value"].tolist() == [1, 2.5]
