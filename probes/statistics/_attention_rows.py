@@ -36,6 +36,8 @@ class Rows:
     """mass on the first key"""
     rest: Float[Tensor, "batch head query"]
     """mass on all others"""
+    far: Float[Tensor, "batch head query"] | None
+    """Σ_j α_ij |i − j| over all others; None where queries and keys are of two sequences"""
     sight: SightLike
     places: Int[Tensor, "query"]
     """of the queries in the padded sequence"""
@@ -46,22 +48,27 @@ class Rows:
     """real queries that may see two keys, and two besides the first, on which something is left"""
 
     @classmethod
-    def of(cls, pattern: RowsLike, queries: slice, seen: Seen) -> Rows:
-        """The rows of some queries."""
+    def of(cls, pattern: RowsLike, queries: slice, seen: Seen, *, one_sequence: bool) -> Rows:
+        """The rows of some queries, which are of the keys' own sequence or of another."""
         alpha, log_alpha, sight = pattern.read(queries)
         offset = pattern.reach(queries).start
         start = seen.key_mask.long().argmax(1)  # place of the first real key
         first, sees_first = _at(alpha, sight, start[:, None].expand(-1, alpha.shape[2]) - offset)
         inside = ((start >= offset) & (start < offset + alpha.shape[3])).nonzero()[:, 0]
         alpha[inside, :, :, start[inside] - offset] = 0.0
-        rest = alpha.sum(-1)
+        places = torch.arange(*queries.indices(seen.mask.shape[1]), device=alpha.device)
+        if one_sequence:
+            own = slice(*(min(max(place - offset, 0), alpha.shape[3]) for place in (queries.start, queries.stop)))
+            rest, far = _rest_and_far(alpha, seen.positions[:, queries], seen.positions[:, offset : offset + alpha.shape[3]], own)
+        else:
+            rest, far = alpha.sum(-1), None
         n_visible = sight.counts  # rows 1 query
         real = seen.mask[:, None, queries]  # batch 1 query
         counted = torch.stack(((n_visible >= 2) & real, (n_visible - sees_first.long() >= 2) & real)).expand(-1, *alpha.shape[:3])
         counted = counted & torch.stack((torch.ones_like(rest, dtype=torch.bool), rest > 0))
-        places = torch.arange(*queries.indices(seen.mask.shape[1]), device=alpha.device)
         return cls(
-            log_alpha=log_alpha, alpha=alpha, first=first, rest=rest, sight=sight, places=places, offset=offset, seen=seen, counted=counted,
+            log_alpha=log_alpha, alpha=alpha, first=first, rest=rest, far=far, sight=sight, places=places, offset=offset, seen=seen,
+            counted=counted,
         )  # fmt: skip
 
     @property
@@ -97,8 +104,7 @@ def measured_rows(rows: Rows, which: Sequence[str]) -> dict[str, Found]:
         last = rows.seen.key_mask.shape[1] - 1 - rows.seen.key_mask.long().flip(1).argmax(1)
         found["last"] = _mass_at(rows, last[:, None].expand(-1, len(rows.places)))
     if "distance" in which:
-        far = _far(rows)
-        found["distance"] = rows.both(far, rows.first * rows.query_positions[:, None]), None
+        found["distance"] = rows.both(rows.far, rows.first * rows.query_positions[:, None]), None
     if "histogram" in which or "window" in which:
         found |= {name: value for name, value in _distances(rows).items() if name in which}
     return found
@@ -116,18 +122,30 @@ def _dot(a: Float[Tensor, "*axes key"], b: Float[Tensor, "*axes key"]) -> Float[
     return torch.from_numpy(np.vecdot(a.numpy(), b.numpy())) if a.device.type == "cpu" else (a * b).sum(-1)
 
 
-def _far(rows: Rows) -> Float[Tensor, "batch head query"]:
-    """Σ_j α_ij |i − j| over all keys but the first: before and behind these queries |i − j| is ±(i − m + m − j), with m one of them."""
-    query, key = (positions.to(rows.alpha.dtype) for positions in (rows.query_positions, rows.key_positions))  # exact up to 2²⁴
-    start, stop = (min(max(int(place) - rows.offset, 0), key.shape[1]) for place in (rows.places[0], rows.places[-1] + 1))
-    apart = (query[:, :, None] - key[:, None, start:stop]).abs()  # batch query key
-    far = (rows.alpha[..., start:stop] * apart[:, None]).sum(-1)
-    for side, sign in ((slice(0, start), 1), (slice(stop, None), -1)):
-        middle = query[:, :1]
-        weights = torch.stack((middle - key[:, side], torch.ones_like(key[:, side])), dim=-1)  # batch key 2
-        moved, mass = (rows.alpha[..., side].flatten(1, 2) @ weights).unflatten(1, rows.rest.shape[1:]).unbind(-1)
-        far = far + sign * (moved + (query - middle)[:, None] * mass)
-    return far
+def _rest_and_far(
+    alpha: Float[Tensor, "batch head query key"], query: Int[Tensor, "batch query"], key: Int[Tensor, "batch key"], own: slice
+) -> tuple[Float[Tensor, "batch head query"], Float[Tensor, "batch head query"]]:
+    """Σ_j α_ij and Σ_j α_ij |i − j|, both in one product; the queries stand at the keys `own`.
+
+    |i − j| is i − j = (i − m) + (m − j), with m one of the queries, and for the keys behind i twice j − i more.
+    """
+    query, key = query.to(alpha.dtype), key.to(alpha.dtype)  # exact up to 2²⁴
+    middle = query[:, :1]
+    beyond = (query - middle)[:, None]  # batch 1 query
+    rest, before = _two_sums(alpha, middle - key)
+    far = before + beyond * rest
+    ahead = (key[:, None, own] - query[:, :, None]).clamp(min=0)  # batch query key
+    far = far + 2 * (alpha[..., own] * ahead[:, None]).sum(-1)
+    if own.stop >= key.shape[1]:
+        return rest, far
+    mass, after = _two_sums(alpha[..., own.stop :], key[:, own.stop :] - middle)
+    return rest, far + 2 * (after - beyond * mass)
+
+
+def _two_sums(alpha: Float[Tensor, "batch head query key"], weight: Float[Tensor, "batch key"]) -> tuple[Tensor, ...]:
+    """Σ_j α_ij and Σ_j α_ij w_j, [batch head query] each."""
+    weights = torch.stack((torch.ones_like(weight), weight), dim=-1)  # batch key 2
+    return (alpha.flatten(1, 2) @ weights).unflatten(1, alpha.shape[1:3]).unbind(-1)
 
 
 def _mass_at(rows: Rows, places: Int[Tensor, "batch query"]) -> Found:

@@ -113,10 +113,11 @@ class AttentionStatistics(Statistic):
 
     def _measure(self, seen: Seen) -> dict[str, Part]:
         ((name, pattern),) = seen.values.items()
-        which = [what for what in self.which if ".cross_attn." not in name or what not in ALONG]
+        one_sequence = ".cross_attn." not in name
+        which = [what for what in self.which if one_sequence or what not in ALONG]
         counted, found = [], {column: [] for column in self._columns()}
         for queries in reversed(pattern.chunks(self.entries)):  # the longest rows first: memory that was enough is used again
-            rows = Rows.of(pattern, queries, seen)
+            rows = Rows.of(pattern, queries, seen, one_sequence=one_sequence)
             counted.append(rows.counted)
             for column, (values, valid) in measured_rows(rows, which).items():
                 found[column].append((values, rows.counted if valid is None else rows.counted & valid))
