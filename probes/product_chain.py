@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "mv", "addmv", "dot")
@@ -20,9 +24,8 @@ def product_chain(output: Tensor) -> int:
     between the products are not counted.
 
     Raises ValueError for an output that autograd did not follow, and for a recurrent layer that hides its steps in one
-    operation (compute it inside `torch.backends.mkldnn.flags(enabled=False)`).
+    operation (compute it inside `recurrence_in_the_open()`).
 
-    >>> import torch
     >>> a, b = torch.ones(2, 2, requires_grad=True), torch.ones(2, 2)
     >>> product_chain(a @ b @ b), product_chain(a @ b + a @ b)
     (2, 1)
@@ -45,11 +48,25 @@ def product_chain(output: Tensor) -> int:
     return longest[output.grad_fn]
 
 
+@contextmanager
+def recurrence_in_the_open() -> Iterator[None]:
+    """Inside the block a recurrent layer computes step by step, as operations of their own, not in one of oneDNN's.
+
+    >>> with recurrence_in_the_open():
+    ...     product_chain(torch.nn.LSTM(2, 2)(torch.zeros(5, 1, 2))[0])
+    5
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # torch says so whenever these flags are set
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
 def _products(node: str) -> int:
     """How many products in a row a node of the graph stands for."""
     name = node.lower()
     if name.startswith(OPAQUE):
-        raise ValueError(f"a recurrent layer hides its steps in {node}; compute it inside torch.backends.mkldnn.flags(enabled=False)")
+        raise ValueError(f"a recurrent layer hides its steps in {node}; compute it inside recurrence_in_the_open()")
     if name.startswith(FUSED_ATTENTION):
         return 2
     return int(name.partition("backward")[0] in PRODUCTS)

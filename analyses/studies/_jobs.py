@@ -19,12 +19,12 @@ def each(job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[
     Small networks gain nothing from threads, so that every process has one; a single job runs here.
     """
     if len(arguments) < 2 or CORES < 2:
-        return [_alone(job, a) for a in arguments]
+        return [alone(job, a) for a in arguments]
     with parallel_config(backend="loky", inner_max_num_threads=1):
-        return Parallel(n_jobs=min(CORES, len(arguments)))(delayed(_alone)(job, a) for a in arguments)
+        return Parallel(n_jobs=min(CORES, len(arguments)))(delayed(alone)(job, a) for a in arguments)
 
 
-def _alone(job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def alone(job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """The job with one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -81,15 +79,6 @@ def times_table(times: pd.DataFrame, caption: str) -> Table:
         repeat=("", "round, counted from 0"),
         seconds=("s", "CPU time of one thread"),
     )
-
-
-@contextmanager
-def recurrence_in_the_open() -> Iterator[None]:
-    """Inside the block a recurrent layer computes step by step, as operations of their own, not in one of oneDNN's."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TF32 acceleration")  # torch's own, about other hardware
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
 
 
 def rivals(d_model: int = 128, n_layers: int = 2) -> tuple[Transformer, LSTMLanguageModel]:

@@ -8,13 +8,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from analyses.studies._training import character_model
+from analyses.studies._training import character_model, recipe_of
 from model import LSTMConfig, LSTMLanguageModel, TransformerConfig
+from model.training import Recipe
 from model.training.objectives import Batch, Objective
 
 LSTM = "LSTM"
 N_LAYERS = 2
 """of every LSTM here"""
+LSTM_RATE = 1e-2
+"""of an LSTM that learns prose: there it is ahead of 0.003, at which all else learns, and behind it in recall"""
 
 
 def rival(arm: str, config: TransformerConfig, seed: int) -> nn.Module:
@@ -28,6 +31,15 @@ def rival(arm: str, config: TransformerConfig, seed: int) -> nn.Module:
     if arm == LSTM:
         return recurrent_twin(config, seed)
     return character_model(dataclasses.replace(config, positions=arm), seed)
+
+
+def prose_recipe(arm: str, steps: int) -> Recipe:
+    """The studies' recipe, on prose, at the learning rate of the arm.
+
+    >>> prose_recipe(LSTM, 100).learning_rate, prose_recipe("rotary", 100).learning_rate
+    (0.01, 0.003)
+    """
+    return recipe_of(steps, **({"learning_rate": LSTM_RATE} if arm == LSTM else {}))
 
 
 def recurrent_twin(config: TransformerConfig, seed: int) -> LSTMLanguageModel:

@@ -8,21 +8,27 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from analyses.studies._starts import PAPER
 from analyses.studies._training import BASE, BATCH, LENGTH, RECIPE, Learnt, held_out, learn, recipe_of, windows
 from model import Transformer
-from model.training import CausalLM, evaluate
+from model.training import evaluate
 from model.training.objectives import Batch, Exercise, Objective
 from model.zoo import _characters
-from probes import linear_probe, record
+from probes import Edit, linear_probe, record
 
 MASK = 3
 """the token `<unk>`, which no prose holds"""
 N_SPECIAL = 4
 PLACES = (10, 13, 16, 19, 22)
 """of the characters that are asked for, in pieces of 32"""
-ENCODER = dataclasses.replace(BASE, causal=False)
+PROBED = range(8, 25)
+"""places whose states are probed"""
+DECODER = dataclasses.replace(PAPER, positions="rotary")
+"""which asks by distance: an encoder whose positions are added to its embeddings takes thousands of updates to find the neighbour of a mask"""
+ENCODER = dataclasses.replace(DECODER, causal=False)
 Reads = Literal["both sides", "left"]
 
 
@@ -91,16 +97,55 @@ class Following:
         return Exercise((tokens, None), batch[0][:, 1 : self.place + 1], counted)
 
 
-def learn_prose(model: Transformer, objective: Objective | None, *, seed: int, steps: int, n_held_out: int = 8) -> Learnt:
-    """A character model, taught by an objective (None: the next character) on the windows of its seed."""
+def prefix_lengths(n: int) -> Int[Tensor, "batch"]:
+    """How many characters of each of n windows are read from both sides: 4 to 27, in turn."""
+    return 4 + torch.arange(n) % 24
+
+
+def hide_behind_prefix(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+    """No query sees a key that is later than itself and behind the prefix of its window.
+
+    >>> (hide_behind_prefix(torch.zeros(1, 1, 6, 6))[0, 0] == 0).int()[[0, 3, 4, 5]]
+    tensor([[1, 1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 1, 0],
+            [1, 1, 1, 1, 1, 1]], dtype=torch.int32)
+    """
+    place = torch.arange(scores.shape[-1])
+    behind = place >= prefix_lengths(len(scores))[:, None]  # batch key
+    later = place > place[:, None]  # query key
+    return scores.masked_fill((behind[:, None] & later)[:, None], -torch.inf)
+
+
+PREFIX = Edit("blocks.*.attn.scores", hide_behind_prefix)
+"""makes an encoder a prefix language model (Raffel et al. 2020): the prefix is read from both sides, the rest from the left"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehindPrefix:
+    """What follows, asked from the last character of the prefix on.
+
+    >>> exercise = BehindPrefix()((torch.arange(8)[None], None), torch.Generator())
+    >>> exercise.answers[exercise.counted]
+    tensor([4, 5, 6, 7])
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Exercise:
+        tokens = batch[0][:, :-1]
+        counted = torch.arange(tokens.shape[1]) >= prefix_lengths(len(tokens))[:, None] - 1
+        return Exercise((tokens, None), batch[0][:, 1:], counted)
+
+
+def learn_prose(model: Transformer, objective: Objective, *, seed: int, steps: int, n_held_out: int = 8) -> Learnt:
+    """A character model, taught by an objective on the windows of its seed."""
     recipe = dataclasses.replace(recipe_of(steps), seed=seed)
     lessons = windows(steps, LENGTH, BATCH, seed)
-    return learn(model, lessons, objective or CausalLM(), recipe, validation=held_out(LENGTH, n_held_out))
+    return learn(model, lessons, objective, recipe, validation=held_out(LENGTH, n_held_out))
 
 
-def loss_of_hidden(model: Transformer, n_held_out: int, reads: Reads = "both sides") -> float:
-    """Nats of the characters at `PLACES` of n held-out pieces; a causal model reads the left side whatever is asked."""
-    asked = [Following(place=place) if model.config.causal else Hidden(place=place, reads=reads) for place in PLACES]
+def loss_of_hidden(model: Transformer, n_held_out: int, reads: Reads | Literal["what precedes"] = "both sides") -> float:
+    """Nats of the characters at `PLACES` of n held-out pieces, from both sides, from the left with a mask, or from what precedes them alone."""
+    asked = [Following(place=place) if reads == "what precedes" else Hidden(place=place, reads=reads) for place in PLACES]
     return float(np.mean([evaluate(model, held_out(LENGTH, n_held_out), one, RECIPE) for one in asked]))
 
 
@@ -123,19 +168,19 @@ def to_the_end(tokens: Tensor, place: int, most: int = 3) -> list[int]:
 
 @torch.no_grad()
 def context_known(model: Transformer, n_pieces: int, seed: int) -> float:
-    """Accuracy with which a line reads from the last states of plain text how many letters of the word follow (0, 1, 2, more).
+    """Accuracy with which a line reads from the states of plain text behind all blocks how many letters of the word follow (0, 1, 2, more).
 
     The states of letters in the middle of held-out pieces; no piece is on both sides of the fit.
     """
     tokens = torch.cat([batch[0] for batch in held_out(LENGTH, n_pieces)])
-    site = f"blocks.{model.config.n_layers - 1}.resid_post"
-    with record(model, site) as activations:
+    with record(model, "blocks.*.resid_post") as activations:
         model(tokens)
+    states = torch.cat([activations[site] for site in activations], dim=-1)  # piece place layer·d_model
     features, labels, groups = [], [], []
-    for place in PLACES:
+    for place in PROBED:
         for piece, label in enumerate(to_the_end(tokens, place)):
             if label >= 0:
-                features.append(activations[site][piece, place].numpy())
+                features.append(states[piece, place].numpy())
                 labels.append(label)
                 groups.append(piece)
     return float(linear_probe(np.stack(features), labels, groups=groups, seed=seed)["accuracy"].iloc[0])

@@ -16,11 +16,11 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._passes import DEPENDS, learning, measured, ratios, recurrence_in_the_open, rivals, spread, timed, times_table
+from analyses.studies._passes import DEPENDS, learning, measured, ratios, rivals, spread, timed, times_table
 from analyses.studies._verdict import Prediction
 from model import Transformer, TransformerConfig, generate
 from model.context import KeyValueCache
-from probes.product_chain import product_chain
+from probes.product_chain import product_chain, recurrence_in_the_open
 from reports import Bars, Figure, Lines, Series, Table
 
 N_READ, N_NEW = 128, 16

@@ -16,8 +16,9 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._tasks_masking import BERT, ENCODER, N_SPECIAL, PLACES, Corrupted, Hidden, context_known, learn_prose, loss_of_hidden
-from analyses.studies._training import BASE, LENGTH, RECIPE, bigram, character_model, held_out
+from analyses.studies._training import BASE, LENGTH, RECIPE, bigram, held_out
 from analyses.studies._verdict import Prediction
 from model import Transformer
 from model.training import Exercise, evaluate
@@ -92,10 +93,10 @@ class MaskedInputs(Study):
         ),
     )
     method: ClassVar[str] = (
-        "Encoders of one shape read the same windows of prose. Masked inputs: 40 % of the characters are asked for, and become the mask, another character, or stay, by shares. "
+        "Encoders of one shape, with rotary positions, read the same windows of prose. Masked inputs: 40 % of the characters are asked for, and become the mask, another character, or stay, by shares. "
         "Masked scores: every character is asked for and is in the input, but no query may attend to its own place. In the end all are asked for characters in the middle of "
         "held-out pieces: those of masked inputs with the mask in its place, that of masked scores with another character there, since it never read the mask. Gained by the right "
-        "side: the loss when the text ends with the mask, minus that when it goes on. Probe of plain text: accuracy with which a line tells from the last states of unmasked "
+        "side: the loss when the text ends with the mask, minus that when it goes on. Probe of plain text: accuracy with which a line tells from the states of unmasked "
         "text how many letters of the word follow (0, 1, 2, more), no piece on both sides of the fit."
     )
     scale: ClassVar[str] = "0.1 M parameters, 2 layers, windows of 32 characters"
@@ -110,7 +111,7 @@ class MaskedInputs(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "score_steps": 2, "n_held_out": 24, "arms": (MASKED, MIXED, SCORES)},
         "default": {"n_seeds": 3, "steps": 700, "score_steps": 200, "n_held_out": 256, "arms": (MASKED, MIXED, SCORES)},
-        "full": {"n_seeds": 5, "steps": 2000, "score_steps": 500, "n_held_out": 600, "arms": tuple(ARMS)},
+        "full": {"n_seeds": 6, "steps": 2000, "score_steps": 400, "n_held_out": 600, "arms": (MASKED, MIXED, "inputs, 80/0/20", SCORES)},
     }
 
     n_seeds: int = 3
@@ -183,7 +184,7 @@ def _shares(arm: str) -> str:
 
 def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """One network: what it reached in training, and what it makes of hidden characters and of plain text."""
-    model, scores = character_model(ENCODER, seed), arm == SCORES
+    model, scores = started_as_in_the_paper(ENCODER, seed), arm == SCORES
     with intervene(model, NOT_ITSELF) if scores else nullcontext():
         learnt = learn_prose(model, ARMS[arm], seed=seed, steps=steps, n_held_out=64)
         hidden = _loss_of_replaced(model, n_held_out) if scores else loss_of_hidden(model, n_held_out)

@@ -16,9 +16,9 @@ from analyses._scaling_fit import fit_quadratic
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._passes import DEPENDS, learning, measured, ratios, recurrence_in_the_open, rivals, spread, timed, times_table
+from analyses.studies._passes import DEPENDS, learning, measured, ratios, rivals, spread, timed, times_table
 from analyses.studies._verdict import Prediction
-from probes.product_chain import product_chain
+from probes.product_chain import product_chain, recurrence_in_the_open
 from reports import Figure, Lines, Series, Table
 
 LENGTHS = (32, 64, 128, 256, 512)

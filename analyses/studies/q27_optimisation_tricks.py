@@ -65,11 +65,11 @@ class OptimisationTricks(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8},
-        "default": {"n_seeds": 4, "steps": 200, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 380, "n_held_out": 600},
+        "default": {"n_seeds": 3, "steps": 200, "n_held_out": 128},
+        "full": {"n_seeds": 5, "steps": 300, "n_held_out": 600},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 200
     """updates of each model"""

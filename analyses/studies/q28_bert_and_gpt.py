@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +14,49 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._tasks_masking import BERT, ENCODER, context_known, learn_prose, loss_of_hidden
-from analyses.studies._training import BASE, bigram, character_model
+from analyses.studies._starts import started_as_in_the_paper
+from analyses.studies._tasks_masking import (
+    BERT,
+    DECODER,
+    ENCODER,
+    PREFIX,
+    BehindPrefix,
+    Corrupted,
+    context_known,
+    learn_prose,
+    loss_of_hidden,
+)  # fmt: skip
+from analyses.studies._training import bigram
 from analyses.studies._verdict import Prediction
+from model import TransformerConfig
+from model.training import CausalLM
+from model.training.objectives import Objective
+from probes import Edit, intervene
 from reports import Bars, Figure, Lines, Series, Table
 
-ARMS = {"GPT": (BASE, None, 1.0), "BERT": (ENCODER, BERT, 1.0), "BERT, as many answers": (ENCODER, BERT, 1 / BERT.rate)}
-"""network, what it is taught (None: the next character), and how many times the updates"""
+
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """A kind of Transformer and how it is taught."""
+
+    config: TransformerConfig
+    objective: Objective
+    updates: float = 1.0
+    """how many times those of the others"""
+    hides: Edit | None = None
+    """what attention may not see while it learns"""
+
+    @property
+    def fills(self) -> bool:
+        """Does it know the mask?"""
+        return isinstance(self.objective, Corrupted)
+
+
+ARMS = {
+    "GPT": _Variant(config=DECODER, objective=CausalLM()), "BERT": _Variant(config=ENCODER, objective=BERT),
+    "BERT, as many answers": _Variant(config=ENCODER, objective=BERT, updates=1 / BERT.rate),
+    "prefix LM": _Variant(config=ENCODER, objective=BehindPrefix(), hides=PREFIX),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +78,15 @@ class BertAndGpt(Study):
     )
     method: ClassVar[str] = (
         "Networks of one shape read the same windows of prose in the same order: GPT, causal, learns the next character at every place; BERT, bidirectional, the 40 % that are masked "
-        "(80/10/10); a third BERT takes 2.5 times the updates, so that it answers for as many characters as GPT. Hidden character: in the middle of held-out pieces, masked, both "
-        "sides there; GPT has the left side. Next character: the same characters, the text ends before them; BERT gets a mask behind it. Probe: accuracy with which a line "
-        "tells from the last states of unmasked text how many letters of the word follow (0, 1, 2, more), no piece on both sides of the fit."
+        "(80/10/10); another BERT takes 2.5 times the updates, so that it answers for as many characters as GPT; a prefix language model reads the first 4 to 27 characters "
+        "from both sides and learns what follows them. All have rotary positions. Hidden character: in the middle of held-out pieces, masked, both "
+        "sides there; GPT and the prefix model have what precedes it. Next character: the same characters, the text ends before them; BERT gets a mask behind it. Probe: accuracy with which a line "
+        "tells from the states of unmasked text how many letters of the word follow (0, 1, 2, more), no piece on both sides of the fit."
     )
     scale: ClassVar[str] = "0.1 M parameters, 2 layers, windows of 32 characters"
     limits: ClassVar[str] = (
-        "Equal text and equal answers are two ways to be fair, equal scores on tasks another. Prefix language models, which read a prompt from both sides and then generate, and "
-        "models trained with many spans masked are not here; nor is fine-tuning."
+        "Equal text and equal answers are two ways to be fair, equal scores on tasks another. The prefix model answers for fewer characters of a window than GPT. Models that learn "
+        "to fill spans of many tokens, and fine-tuning, are not here."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Devlin et al. 2019, BERT", "Radford et al. 2019, Language Models are Unsupervised Multitask Learners", "Wettig et al. 2023, Should You Mask 15% in Masked Language Modeling?",
@@ -57,7 +95,7 @@ class BertAndGpt(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 24},
         "default": {"n_seeds": 3, "steps": 400, "n_held_out": 256},
-        "full": {"n_seeds": 5, "steps": 1200, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 900, "n_held_out": 600},
     }
 
     n_seeds: int = 3
@@ -78,6 +116,7 @@ class BertAndGpt(Study):
             Effect.over_seeds("next character, BERT minus GPT", following["BERT"] - following["GPT"], "nats"),
             Effect.over_seeds("hidden character, GPT minus BERT with as many answers", hidden["GPT"] - hidden[longer], "nats"),
             Effect.over_seeds("next character, BERT with as many answers minus GPT", following[longer] - following["GPT"], "nats"),
+            Effect.over_seeds("next character, prefix LM minus GPT", following["prefix LM"] - following["GPT"], "nats"),
             Effect.over_seeds("GPT minus bigram", following["GPT"] - counted, "nats"),
             Effect.over_seeds("BERT minus bigram", hidden["BERT"] - counted, "nats"),
         ]
@@ -88,7 +127,7 @@ class BertAndGpt(Study):
         longer = effects["hidden character, GPT minus BERT with as many answers"].estimate
         return (
             f"After the same text BERT, which sees both sides, is {hidden:+.2f} nats ahead of GPT on hidden characters, and {longer:+.2f} after as many answers; where the text ends it is "
-            f"{following:.2f} nats behind. Its states of plain text tell a probe {known:+.1%} more of what follows in the word."
+            f"{following:.2f} nats behind, the prefix model {effects['next character, prefix LM minus GPT'].estimate:+.2f}. BERT's states of plain text tell a probe {known:+.1%} more of what follows in the word."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -115,18 +154,20 @@ class BertAndGpt(Study):
 
 def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """One network, and what it knows of held-out prose."""
-    config, objective, longer = ARMS[arm]
-    learnt = learn_prose(character_model(config, seed), objective, seed=seed, steps=round(longer * steps))
-    model = learnt.model
+    variant = ARMS[arm]
+    model = started_as_in_the_paper(variant.config, seed)
+    with intervene(model, variant.hides) if variant.hides else nullcontext():
+        learnt = learn_prose(model, variant.objective, seed=seed, steps=round(variant.updates * steps))
+    following = loss_of_hidden(model, n_held_out, "left" if variant.fills else "what precedes")
     return {
-        "arm": arm, "seed": seed, "hidden": loss_of_hidden(model, n_held_out), "following": loss_of_hidden(model, n_held_out, "left"),
+        "arm": arm, "seed": seed, "hidden": loss_of_hidden(model, n_held_out) if variant.fills else following, "following": following,
         "known": context_known(model, n_held_out, seed), "n_parameters": learnt.n_parameters, "flops": learnt.flops,
     }  # fmt: skip
 
 
 def _arms_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "Every network.", arm=("", "network and what it is taught"), seed=("", "of weights and data"), hidden=("nats per character", "of characters in the middle; GPT reads their left side"),
+        frame, "Every network.", arm=("", "network and what it is taught"), seed=("", "of weights and data"), hidden=("nats per character", "of characters in the middle; GPT and the prefix model read what precedes them"),
         following=("nats per character", "of the same characters when the text ends before them"), known=("1", "accuracy of a probe of plain text"),
         n_parameters=("parameters", "of the network"), flops=("FLOP", "of the training, 6 per weight and token"),
     )  # fmt: skip

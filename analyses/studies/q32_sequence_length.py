@@ -68,13 +68,13 @@ class SequenceLength(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 4},
-        "default": {"n_seeds": 5, "steps": 250, "n_held_out": 64},
+        "default": {"n_seeds": 5, "steps": 500, "n_held_out": 64},
         "full": {"n_seeds": 6, "steps": 800, "n_held_out": 300},
     }
 
     n_seeds: int = 5
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 250
+    steps: int = 500
     """updates of each model"""
     n_held_out: int = 64
     """held-out pieces of 64 characters"""

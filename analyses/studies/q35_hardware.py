@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,12 +15,15 @@ from torch import Tensor
 from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
-from analyses.studies._jobs import each
+from analyses.studies._jobs import alone, each
+from analyses.studies._processes import together
 from analyses.studies._training import BASE, BATCH, LENGTH, RECIPE, bigram, character_model, learn_characters, recipe_of, windows
 from analyses.studies._verdict import Prediction
 from model import Transformer
-from model.training import CausalLM, Exercise, token_loss
+from model.training import CausalLM, Exercise, token_loss, train
+from model.training.distributed import n_processes, rank
 from model.training.loop import accumulate_gradients
+from model.training.objectives import Batch
 from probes.saved_bytes import saved_bytes
 from reports import Bars, Figure, Lines, Series, Table
 
@@ -33,6 +36,8 @@ UPDATES = tuple(float(f"{r:.1e}") for r in np.geomspace(1e-5, 3e-2, 12))
 GRADIENTS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
 """standard deviations of gradients"""
 N_PARTS = 4
+N_PROCESSES, N_STEPS = 2, 3
+"""that train one model together, and how many of its steps"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,8 @@ class Hardware(Study):
         Prediction(says="fewer parameters do more with the same compute", quantity="loss of a quarter of the weights at equal compute", relation="<", threshold=-0.02, unit="nats"),
         Prediction(says="a batch that is dealt out gives the same step, token for token", quantity="gradient error, sums added", relation="<", threshold=1e-4),
         Prediction(says="and so does the mean of the parts' means", quantity="gradient error, means averaged", relation="<", threshold=1e-3),
+        Prediction(says="two processes compute the gradient of one", quantity="gradient error, two processes", relation="<", threshold=1e-5),
+        Prediction(says="and take its steps", quantity="weight error, two processes", relation="<", threshold=1e-5),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="the model in fp32 beats the bigram", quantity="fp32 minus bigram", relation="<", threshold=0.0, unit="nats"),
@@ -58,13 +65,15 @@ class Hardware(Study):
         "Character models read the same windows in fp32, and with products in bf16 while weights stay in fp32 (mixed); a model of half the width, a quarter of the "
         "weights in its blocks, takes so many more steps that the operations are equal. Kept for the backward pass: bytes that autograd saves in the first step, parameters left out. "
         f"Dealt out: the gradient of one batch of {BATCH} texts of uneven length in {N_PARTS} parts, as sums of losses over the count of all tokens, or as the mean of each "
-        "part's mean; ‖g − g_whole‖ / ‖g_whole‖, the largest over seeds for sums. Beside them what short numbers lose: the share of weights that an update of relative size r "
+        "part's mean; ‖g − g_whole‖ / ‖g_whole‖, the largest over seeds for sums. Two processes: each begins with other weights, takes those of the first, and reads "
+        "every second of such batches, in float64, through gloo; the gradient and the weights of the third step, unclipped, of either "
+        "against those of one process that reads both batches, the largest over seeds. Beside them what short numbers lose: the share of weights that an update of relative size r "
         "leaves as they were, and of normal gradients that become 0."
     )
     scale: ClassVar[str] = "0.1 M parameters, windows of 32 characters, one core"
     limits: ClassVar[str] = (
-        "Precision, memory and sums are measured, speed is not: whether bf16 is faster depends on the machine (the table of times is this one's). Parts of a batch are computed in "
-        "turn here, which several processes do at once: what they send one another, and how long that takes, is left out. At equal compute the larger model may win with more of it."
+        "Precision, memory and sums are measured, speed is not: whether bf16 is faster depends on the machine (the table of times is this one's). How long "
+        "processes wait for one another, which decides what more machines gain, is left out. At equal compute the larger model may win with more of it."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Micikevicius et al. 2018, Mixed Precision Training", "Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning Training",
@@ -86,7 +95,7 @@ class Hardware(Study):
     def measure(self) -> tuple[list[Effect], Tables]:
         seeds = range(self.seed, self.seed + self.n_seeds)
         arms = pd.DataFrame(each(_arm, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
-        parts = pd.DataFrame([_dealt_out(seed) for seed in seeds])
+        parts, processes = pd.DataFrame([_dealt_out(seed) for seed in seeds]), _processes(seeds)
         loss, flops = (arms.pivot(index="seed", columns="arm", values=value) for value in ("loss", "flops"))
         kept = {mixed: _kept(mixed) for mixed in (False, True)}
         rounding = _rounding(self.seed)
@@ -97,6 +106,8 @@ class Hardware(Study):
             Effect.over_seeds("loss of a quarter of the weights at equal compute", loss["quarter"] - loss["fp32"], "nats"),
             Effect.exact("gradient error, sums added", float(parts.sums.max())),
             Effect.over_seeds("gradient error, means averaged", parts.means),
+            Effect.exact("gradient error, two processes", processes.gradient.max()),
+            Effect.exact("weight error, two processes", processes.weights.max()),
             Effect.over_seeds("fp32 minus bigram", loss["fp32"] - bigram(n=self.n_held_out), "nats"),
             Effect.exact("compute, quarter over whole", float((flops["quarter"] / flops["fp32"]).mean())),
             Effect.exact("updates of 0.1 % that bf16 weights lose", float(np.interp(-3, np.log10(lost["size"]), lost.lost))),
@@ -105,18 +116,20 @@ class Hardware(Study):
         tables = {
             "arms": _arms_table(arms.drop(columns="seconds")),
             "parts": _parts_table(parts),
+            "processes": _processes_table(processes),
             "rounding": _rounding_table(rounding),
             "times": _times_table(clock),
         }
         return effects, tables
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        mixed, memory, quarter, sums, means = (effects[one.quantity].estimate for one in self.predictions)
+        mixed, memory, quarter, sums, means, _, weights = (effects[one.quantity].estimate for one in self.predictions)
         lost = effects["updates of 0.1 % that bf16 weights lose"].estimate
         return (
             f"Mixed precision changes the loss by {mixed:+.3f} nats and keeps {memory:.0%} of the bytes for the backward pass, because its weights stay in fp32: bf16 ones would "
             f"lose {lost:.0%} of updates of 0.1 %. A quarter of the weights ends {quarter:+.2f} nats from the whole at equal compute. A batch dealt out "
-            f"gives the same gradient to {sums:.0e} if sums are added, and another by {means:.1%} if means of uneven parts are averaged."
+            f"gives the same gradient to {sums:.0e} if sums are added, and another by {means:.1%} if means of uneven parts are averaged; the weights of two "
+            f"processes that add their sums differ from those of one by {weights:.1g} after {N_STEPS} steps."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -179,9 +192,7 @@ def _kept(mixed: bool) -> int:
 def _dealt_out(seed: int) -> dict[str, float]:
     """How far the gradient of a batch of uneven texts is from that of its parts."""
     model, generator = character_model(BASE, seed), torch.Generator().manual_seed(seed)
-    tokens, _ = windows(1, seed=seed)[0]
-    lengths = torch.randint(4, LENGTH + 1, (BATCH, 1), generator=generator).sort(0).values
-    whole = CausalLM()((tokens, torch.arange(LENGTH) < lengths), generator)
+    whole = CausalLM()(_uneven(1, generator, seed)[0], generator)
     parts = [
         Exercise((read, mask), answers, counted)
         for read, mask, answers, counted in zip(*(x.chunk(N_PARTS) for x in (*whole.inputs, whole.answers, whole.counted)), strict=True)
@@ -189,6 +200,32 @@ def _dealt_out(seed: int) -> dict[str, float]:
     exact = _gradient(model, [whole])
     means = torch.stack([_gradient(model, [part]) for part in parts]).mean(0)
     return {"seed": seed, "sums": _error(_gradient(model, parts), exact), "means": _error(means, exact)}
+
+
+def _uneven(n: int, generator: torch.Generator, seed: int) -> list[Batch]:
+    """Batches of texts of uneven length, the shorter ones first."""
+    lengths = [torch.randint(4, LENGTH + 1, (BATCH, 1), generator=generator).sort(0).values for _ in range(n)]
+    return [(tokens, torch.arange(LENGTH) < long) for (tokens, _), long in zip(windows(n, seed=seed), lengths, strict=True)]
+
+
+def _processes(seeds: Sequence[int]) -> pd.DataFrame:
+    """How far the processes that train together end from a single one: a row for each seed and process."""
+    single, rows = alone(_taught, (seeds,)), []
+    for i, found in enumerate(together(_taught, N_PROCESSES, seeds)):
+        for seed, (gradient, weights), (of_one, weights_of_one) in zip(seeds, found, single, strict=True):
+            rows.append({"seed": seed, "process": i, "gradient": _error(gradient, of_one), "weights": _error(weights, weights_of_one)})
+    return pd.DataFrame(rows)
+
+
+def _taught(seeds: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """The last gradient and weights after a few steps, of one of the processes or of one that reads the batches of all of them."""
+    found = []
+    for seed in seeds:
+        model = character_model(BASE, seed + rank()).double()  # each begins elsewhere: the weights of process 0 are shared
+        recipe = recipe_of(N_STEPS, accumulate=N_PROCESSES // n_processes(), clip_norm=None, seed=seed)
+        train(model, _uneven(N_PROCESSES * N_STEPS, torch.Generator().manual_seed(seed), seed), CausalLM(), recipe)
+        found.append((torch.cat([p.grad.flatten() for p in model.parameters()]), torch.cat([p.detach().flatten() for p in model.parameters()])))
+    return found
 
 
 def _gradient(model: Transformer, exercises: list[Exercise]) -> Tensor:
@@ -235,6 +272,13 @@ def _parts_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "One batch of uneven texts, dealt out.", seed=("", "of weights and data"), sums=("1", "relative error of the gradient, sums of losses over the count of all tokens"),
         means=("1", "the same, mean of each part's mean"),
+    )  # fmt: skip
+
+
+def _processes_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, f"What each of {N_PROCESSES} processes that train together has after {N_STEPS} steps, against one that reads the batches of all.",
+        seed=("", "of weights and data"), process=("", "its rank"), gradient=("1", "relative error of the last gradient"), weights=("1", "relative error of the weights"),
     )  # fmt: skip
 
 
