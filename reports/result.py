@@ -25,7 +25,8 @@ class Evidence:
     """One number behind a verdict: what was measured, against which threshold.
 
     `threshold` is None where the number is reported without being judged. `where` names the place
-    (for example "L16H0"), `source` where the threshold comes from.
+    (for example "L16H0"), `source` where the threshold comes from. `outcome` says how the interval of the number stands to the
+    threshold, where that decides and not the number alone.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Evidence:
     relation: Literal["<", "<=", ">", ">=", "==", ""] = ""
     where: str = ""
     source: str = ""
+    outcome: Literal["", "holds", "fails", "open"] = ""
 
     def __post_init__(self) -> None:
         if (self.threshold is None) != (self.relation == ""):

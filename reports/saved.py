@@ -145,7 +145,7 @@ def _of_page(path: Path) -> SavedRun:
 def _analysis(told: Mapping[str, Any], files: Mapping[tuple[str, str], Embedded]) -> SavedAnalysis:
     verdict = decode(told["verdict"])
     evidence = tuple(
-        Evidence(**{k: v for k, v in {**e, "relation": e["relation"] or ""}.items() if k != "kept"}) for e in verdict["evidence"]
+        Evidence(**{k: v for k, v in {**e, "relation": e["relation"] or "", "outcome": e["outcome"] or ""}.items() if k != "kept"}) for e in verdict["evidence"]
     )
     return SavedAnalysis(
         name=str(told["name"]),

@@ -91,9 +91,7 @@ class Study(ABC):
         return f"q{cls.number:02d}-{cls.name}"
 
     def _notes(self) -> dict[str, str]:
-        predicted = "; ".join(f"{one.says}: {one}" for one in self.predictions)
-        required = {"must hold": "; ".join(f"{one.says}: {one}" for one in self.gates)} if self.gates else {}
-        return {"popular answer": self.popular, "predicted": predicted, **required, "scale": self.scale, "sources": "; ".join(self.sources)}
+        return {"popular answer": self.popular, "scale": self.scale, "sources": "; ".join(self.sources)}
 
 
 def frame_of(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

@@ -57,8 +57,8 @@ def said(result: Result) -> str:
     for one in verdict.evidence:
         unit = "" if one.unit == "1" else f" {one.unit}"
         bound = f"{'=' if one.relation == '==' else one.relation} {one.threshold:g}{unit}" if one.relation else ""
-        lines.append(f"  {one.source.split(',')[0]:14}  {one.name} {bound}")
-        lines.append(f"  {'measured':14}  {one.measured:.4g}{unit}  {one.where}  {one.source.partition(', ')[2]}".rstrip())
+        lines.append(f"  {'predicted' if one.outcome else 'required':14}  {one.source}: {one.name} {bound}")
+        lines.append(f"  {'measured':14}  {one.measured:.4g}{unit}  {one.where}  {one.outcome}".rstrip())
     return "\n".join([*lines, f"  {verdict.status:14}  {verdict.claim}"])
 
 

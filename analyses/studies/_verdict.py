@@ -89,10 +89,9 @@ def status_of(outcomes: Sequence[Outcome]) -> Status:
 
 def _evidence(one: Prediction, effect: Effect, outcome: Outcome | None) -> Evidence:
     missing = effect.estimate != effect.estimate
-    source = "required" if outcome is None else {"holds": "predicted, holds", "fails": "predicted, fails", "open": "predicted, open"}[outcome]
     where = effect.interval()
     if one.margin:
         where = f"{where}; margin ± {one.margin:g}".removeprefix("; ")
     if missing:
-        return Evidence(name=one.quantity, measured=float("nan"), unit=one.unit, where="not measured", source=source)
-    return Evidence(name=one.quantity, measured=effect.estimate, unit=one.unit, threshold=one.threshold, relation=one.relation, where=where, source=source)
+        return Evidence(name=one.quantity, measured=float("nan"), unit=one.unit, where="not measured", source=one.says, outcome=outcome or "")
+    return Evidence(name=one.quantity, measured=effect.estimate, unit=one.unit, threshold=one.threshold, relation=one.relation, where=where, source=one.says, outcome=outcome or "")

@@ -54,13 +54,15 @@ def answer(results: Sequence[Result]) -> str:
 
 
 def holds(evidence: Evidence) -> bool | None:
-    """Whether the measured number keeps its threshold; None where there is no threshold or no number.
+    """Whether the measured number, or its interval where that decides, keeps the threshold; None where there is none, or no number.
 
     >>> holds(Evidence(name="deviation", measured=3e-7, unit="1", threshold=1e-5, relation="<"))
     True
     """
     if evidence.threshold is None or evidence.measured != evidence.measured:
         return None
+    if evidence.outcome:
+        return {"holds": True, "fails": False, "open": None}[evidence.outcome]
     return bool(_HOLDS[evidence.relation](evidence.measured, evidence.threshold))
 
 

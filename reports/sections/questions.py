@@ -11,6 +11,7 @@ from markupsafe import Markup
 from reports.result import Evidence, Result
 from reports.sections._anchors import anchors
 from reports.sections._section import Section
+from reports.sections._status import holds
 
 STUDIED = ("confirmed", "refuted", "conditional", "unresolved", "gate failed")
 _TEMPLATE = """
@@ -25,7 +26,7 @@ _TEMPLATE = """
 {% for result, anchor, evidence in rows %}
 <tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") | prose }}</td>
 <td>{{ m.badge(result.verdict.status) }}</td>
-<td class="words">{% if evidence %}{{ evidence.name | prose }}: {{ evidence.measured | with_unit(evidence.unit) }} {{ evidence.where }}{% endif %}</td></tr>
+<td class="words">{% if evidence %}{{ evidence.name | prose }} <b>{{ evidence.measured | with_unit(evidence.unit) }}</b> {{ evidence.where | prose }}: {{ m.outcome(evidence, holds(evidence)) }}{% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div>
 """
@@ -36,13 +37,14 @@ def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Enviro
     rows = [(result, anchor, _deciding(result.verdict.evidence)) for result, anchor in placed if _is_study(result)]
     found = [result.verdict.status for result, _, _ in rows]
     tally = [(status, found.count(status)) for status in STUDIED if status in found]
-    return Markup(environment.from_string(_TEMPLATE).render(rows=rows, tally=tally))
+    return Markup(environment.from_string(_TEMPLATE).render(rows=rows, tally=tally, holds=holds))
 
 
 def _deciding(evidence: Sequence[Evidence]) -> Evidence | None:
-    """The first prediction, behind what was only required."""
-    predicted = [one for one in evidence if one.source != "required"]
-    return predicted[0] if predicted else None
+    """What decides the verdict: a gate that is broken, else the first prediction that fails, else the first."""
+    broken = [one for one in evidence if not one.outcome and holds(one) is False]
+    predicted = sorted((one for one in evidence if one.outcome), key=lambda one: one.outcome != "fails")
+    return next(iter([*broken, *predicted]), None)
 
 
 def _is_study(result: Result) -> bool:

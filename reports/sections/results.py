@@ -19,7 +19,7 @@ _TEMPLATE = """
 {% for result, anchor in placed %}
 <article class="analysis" id="{{ anchor }}" aria-labelledby="{{ anchor }}-title">
 <header><h3 id="{{ anchor }}-title">{{ result.title }}</h3>{{ m.badge(result.verdict.status) }}</header>
-<p class="question">{{ result.question }}</p>
+{% if result.question not in result.title %}<p class="question">{{ result.question }}</p>{% endif %}
 <p class="claim">{{ result.verdict.claim | prose }}</p>
 {% if result.verdict.why %}<p class="why">{{ result.verdict.why | prose }}</p>{% endif %}
 {% if result.verdict.evidence %}{{ m.evidence(result.verdict.evidence, holds, result.title) }}{% endif %}

@@ -17,9 +17,10 @@ from analyses.studies._tasks_masking import BERT, MASK, Corrupted, Following, Hi
 from analyses.studies._tasks_parity import Bits, Parity
 from analyses.studies._tasks_pieces import letters_of, merged, pieces_by
 from analyses.studies._tasks_triggers import ASK, N_CLASSES, N_PLAIN, Class, Triggers, classes, decisive
+from analyses.studies._tasks_writing import InTurn, log_probabilities, repeated_runs, write_by_rules
 from analyses.studies._training import BASE
 from analyses.studies.q34_interpretability import _agreement, _auroc
-from model import Transformer
+from model import Sampling, Transformer, generate
 
 
 def test_parity_is_that_of_every_prefix_and_no_shorter_text_tells_it() -> None:
@@ -78,6 +79,25 @@ def test_a_checked_draft_writes_what_the_model_writes_in_as_many_passes_as_its_m
     written, n = write_checked(Cycle(), ngram_draft(known), [0, 1], n_new=12, ahead=4)
     assert written == [2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5]
     assert n == passes
+
+
+def test_rules_that_write_in_the_same_passes_write_what_each_writes_alone() -> None:
+    model = Transformer(BASE, generator=torch.Generator().manual_seed(0)).eval()
+    prompts = torch.randint(BASE.d_vocab, (3, 5), generator=torch.Generator().manual_seed(1))
+    rules = {"first": Sampling(top_k=1), "two": Sampling(top_k=2), "again": Sampling(top_p=1e-6)}
+    found = write_by_rules(model, prompts, rules, n_new=9, generator=torch.Generator().manual_seed(2))
+    greedy = generate(model, prompts, n_new=9, stop=None)
+    for name in ("first", "again"):
+        assert found[name][0].tolist() == greedy.tokens.tolist()
+    texts = torch.cat((prompts, found["two"][0]), dim=1)
+    best = model(texts)[:, 4:-1].topk(2).indices  # of every new token
+    assert bool((best == found["two"][0].unsqueeze(-1)).any(-1).all()) and found["two"][0].tolist() != greedy.tokens.tolist()
+    torch.testing.assert_close(log_probabilities(model, texts, 9, batch=2), found["two"][1])
+    assert repeated_runs([5, 6, 7, 8, 9] * 2) == pytest.approx(2 / 7) and repeated_runs([1] * 200) == pytest.approx(196 / 197)
+    with pytest.raises(ValueError, match="rows must be a multiple of the 3 rules, got 4"):
+        InTurn(rules=tuple(rules.values())).probabilities(torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="rules must hold at least one"):
+        InTurn()
 
 
 @pytest.fixture
