@@ -133,7 +133,7 @@ class ReducedDimension(Study):
             for kind in KINDS
         }
         memory = costs[~costs.full].set_index("n_heads").written_out / 1e6
-        seconds = times.groupby("arm").seconds.median() * 1e3
+        seconds = times.groupby("arm", sort=False).seconds.median() * 1e3
         return (
             Lines(
                 name="patterns", title="How near heads of each width come to a pattern that is asked for",

@@ -105,10 +105,9 @@ class Encoder(Study):
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         by = tables["arms"].frame.groupby("arm").loss
         mean, low, high = (values[list(ARMS)] for values in (by.mean(), by.min(), by.max()))
-        first = "The encoder" if mean["encoder"] < mean["decoder"] else "The decoder"
         return (
             Bars(
-                name="loss", title=f"{first} knows a hidden character best after {self.steps} updates; residuals matter more than norms" if mean["without residuals"] > mean["without norms"] else f"{first} knows a hidden character best after {self.steps} updates",
+                name="loss", title=f"Of hidden characters {mean.idxmin()} knows most after {self.steps} updates, {mean.idxmax()} least",
                 caption=f"Nats of characters in the middle of held-out pieces, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{arm} {mean[arm]:.3f}" for arm in ARMS), labels=list(ARMS), values=mean.to_numpy(), low=low.to_numpy(), high=high.to_numpy(), unit="nats per character",
             ),

@@ -15,23 +15,27 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._tasks_drafts import ngram_draft, write_checked
+from analyses.studies._tasks_writing import log_probabilities, repeated_runs, write_by_rules
 from analyses.studies._verdict import Prediction
-from model import Greedy, Sampling, Transformer, generate, load_model
+from model import Sampling, Transformer, generate, load_model
 from model.zoo import _characters
+from model.zoo._prose import halves
 from probes.metrics import token_losses
 from reports import Bars, Figure, Lines, Series, Table
 
-PROMPT, LENGTH = 28, 128
-"""characters of a prompt, and of the longest text that the model reads"""
-RULES = {
-    "likeliest": Greedy(), "top 10": Sampling(top_k=10), "top 0.9": Sampling(top_p=0.9), "temperature 0.7": Sampling(temperature=0.7), "temperature 1": Sampling(),
-}  # fmt: skip
+PROMPT = 32
+"""tokens behind which is written"""
+RULES = {"greedy": Sampling(top_k=1), "top-k 40": Sampling(top_k=40), "top-p 0.95": Sampling(top_p=0.95), "temperature 1": Sampling()}
 PROSE = "prose itself"
-CONTEXTS = (4, 8, 16, 32, 64, 96)
-"""characters that are read before the one that is predicted"""
 NEAR = 16
-REPEATED = 8
-"""characters in a row that count as repeated where they stood in the text before"""
+CONTEXTS = (4, NEAR, 32)
+"""tokens that are read before the one that is predicted, beside all of them"""
+BY_CHARACTERS = f"gained from what is more than {NEAR} characters back, character model"
+WRITTEN = "tokens written behind each beginning"
+N_PLACES = 4
+"""tokens of every text, in the second half of what follows its beginning, that are predicted so"""
+ROUNDING = 1e-4
+"""what may differ, over the largest logit, between two orders of the same sums in fp32 through thirty blocks"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,171 +43,215 @@ class Generation(Study):
     number: ClassVar[int] = 29
     name: ClassVar[str] = "generation"
     question: ClassVar[str] = "How does a Transformer generate text?"
-    popular: ClassVar[str] = "One token at a time, each from those before."
+    popular: ClassVar[str] = "One token at a time, each from those before; drawn, because the likeliest each time repeats itself."
     predictions: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="a token depends on those before it alone", quantity="change of the logits by what follows", relation="==", threshold=0.0, margin=1e-5),
-        Prediction(says="on all of them", quantity=f"gained from what is more than {NEAR} characters back", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="on all of them", quantity=f"gained from what is more than {NEAR} tokens back", relation=">", threshold=0.02, unit="nats"),
         Prediction(says="one token at a time: a pass of the model for each", quantity="passes per token with a draft", relation="==", threshold=1.0, margin=0.05),
+        Prediction(says="the likeliest each time repeats itself", quantity="rep-4, greedy minus prose", relation=">", threshold=0.1),
+        Prediction(says="what is drawn does not", quantity="rep-4, temperature 1 minus prose", relation="<", threshold=0.1),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(
-            says="with a draft the same text is written",
-            quantity="share of tokens that are the same with a draft",
-            relation=">",
-            threshold=0.95,
-        ),
-        Prediction(
-            says="with kept keys and values the same text is written",
-            quantity="share of tokens that are the same without the cache",
-            relation=">",
-            threshold=0.95,
-        ),
-    )
+        Prediction(says="with a draft the same text is written", quantity="share of tokens that are the same with a draft", relation=">", threshold=0.95),
+        Prediction(says="kept keys and values change nothing", quantity="change of log-probabilities by the cache", relation="==", threshold=0.0, margin=1e-3, unit="nats"),
+        Prediction(says="the other texts of a batch change nothing", quantity="change of the logits by the batch", relation="==", threshold=0.0, margin=ROUNDING),
+    )  # fmt: skip
     method: ClassVar[str] = (
-        "The shipped character model (0.6 M parameters, trained on prose) reads held-out prose. What follows: the largest change of the logits of the first half of a text, over "
-        "the largest logit, when the second half is another. What is far back: the loss of characters of which the model reads all before, or the last 16 alone. Draft: the "
-        "likeliest token each time, written one by one with a cache of keys and values, without it, and with the continuations that an n-gram table of the training prose "
-        "guesses, four tokens at a time: a pass of the model checks the guess and keeps it as far as it is what the model would write. Rules: mean log-probability, and share "
-        f"of runs of {REPEATED} characters that stood in the text before, of what five rules write behind the same prompts, and of the prose itself."
+        "Rules: a trained decoder writes behind the same beginnings of held-out prose by four rules (the likeliest token, top-k 40, top-p 0.95, temperature 1), and stands beside the "
+        "prose that follows there, as many tokens of the same tokenizer. Mean log-probability of the new tokens in the model's own distribution, and rep-4: the share of runs of four "
+        "tokens that stood in the new text before; paired with the prose behind the same beginning, bootstrap over beginnings. What follows: the largest change of the logits of "
+        "a beginning, over the largest logit, when other prose follows; batch: the same when a text is read alone or among others; cache: the largest "
+        "difference between log-probabilities while writing and in one pass over the whole text. What is far back: the loss of "
+        "tokens of which the model reads all before, or the last 16 alone. Draft, with the character model: the likeliest token each time, written one by one, and with the continuations that "
+        "an n-gram table of the training prose guesses, four tokens at a time: a pass of the model checks the guess and keeps it as far as it is what the model would write."
     )
-    scale: ClassVar[str] = "0.6 M parameters, texts of at most 128 characters"
+    scale: ClassVar[str] = (
+        "SmolLM2-135M-Instruct for rules, exact facts and what is far back, 200 new tokens behind 8 beginnings of 32 (23 at full; at smoke the character model, 24 new ones); the 0.6 M-parameter "
+        "decoder of characters that ships with prosect for drafts, at most 128 characters"
+    )
     limits: ClassVar[str] = (
-        "One model, whose context ends at 128 characters: how text degenerates over thousands of tokens, or after instruction tuning, is not shown. A pass that checks a guess reads more tokens, "
-        "so that fewer passes save time only where a pass costs about the same for one token as for five. Models that fill a whole text in at once (diffusion) are not here."
+        "One small instruct model that goes on with nineteenth-century prose, without its chat template; 200 tokens, not thousands; end tokens do not end a text and are counted in the table. "
+        "Prose that the model may have read in training. One k, one p, one draw for each beginning. Rep-4 sees loops, not what makes no sense, at which Holtzman et al. also looked. A pass that checks a guess "
+        "reads more tokens, so that fewer passes save time only where a pass costs about the same for one token as for five. Models that fill in a whole text at once (diffusion) are not here."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Radford et al. 2019, Language Models are Unsupervised Multitask Learners", "Holtzman et al. 2020, The Curious Case of Neural Text Degeneration",
-        "Leviathan et al. 2023, Fast Inference from Transformers via Speculative Decoding",
+        "Welleck et al. 2020, Neural Text Generation with Unlikelihood Training (rep-n)", "Leviathan et al. 2023, Fast Inference from Transformers via Speculative Decoding",
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
-        "smoke": {"n_texts": 6, "n_prompts": 2, "n_new": 12},
-        "default": {"n_texts": 150, "n_prompts": 32, "n_new": 100},
-        "full": {"n_texts": 165, "n_prompts": 160, "n_new": 100},
+        "smoke": {"decoder": "chars", "n_prompts": 3, "n_new": 24, "n_texts": 6, "n_drafted": 2, "n_characters": 12},
+        "default": {"decoder": "smollm2", "n_prompts": 8, "n_new": 200, "n_texts": 150, "n_drafted": 32, "n_characters": 96},
+        "full": {"decoder": "smollm2", "n_prompts": 23, "n_new": 200, "n_texts": 165, "n_drafted": 160, "n_characters": 96},
     }
 
+    decoder: str = "smollm2"
+    """the decoder that writes by all rules, by its name"""
+    n_prompts: int = 8
+    """held-out beginnings behind which it writes"""
+    n_new: int = 200
+    """tokens that it writes behind each"""
     n_texts: int = 150
-    """held-out pieces of 128 characters that are read"""
-    n_prompts: int = 32
-    """held-out beginnings of 28 characters behind which is written"""
-    n_new: int = 100
-    """characters that are written behind each"""
+    """held-out pieces of 128 characters that the character model reads, another reader of what is far back"""
+    n_drafted: int = 32
+    """beginnings of 32 characters behind which the character model writes with a draft"""
+    n_characters: int = 96
+    """characters that it writes behind each"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
-        model = load_model("chars").eval()
-        tokens = torch.cat([batch[0] for batch in _characters.held_out(self.n_texts)])
-        prompts = tokens[: self.n_prompts, :PROMPT]
-        context, one_by_one = _losses_by_context(model, tokens), generate(model, prompts, n_new=self.n_new, stop=None).tokens
-        again = generate(model, prompts, n_new=self.n_new, stop=None, use_cache=False).tokens
-        drafts = self._drafted(model, prompts, one_by_one)
-        rules = pd.DataFrame([row for name in (*RULES, PROSE) for row in self._written(model, name, tokens[: self.n_prompts])])
-        repeated = rules.pivot(index="text", columns="rule", values="repeated")
+        model, drafts = load_model(self.decoder).eval(), self._drafted()
+        texts = self._prose(model)
+        likely = log_probabilities(model, texts, self.n_new)
+        rules, cache = self._written(model, texts, likely)
+        context = _losses_by_context(model, texts, -likely)
         effects = [
-            Effect.exact("change of the logits by what follows", _change_by_what_follows(model, tokens)),
-            Effect.over_examples(
-                f"gained from what is more than {NEAR} characters back", context[NEAR] - context[max(CONTEXTS)], "nats", seed=self.seed
-            ),
-            Effect.over_examples("passes per token with a draft", drafts.passes / self.n_new, seed=self.seed),
+            Effect.exact("change of the logits by what follows", _change_by_what_follows(model, texts)),
+            self._gained(context, f"gained from what is more than {NEAR} tokens back"),
+            Effect.over_examples("passes per token with a draft", drafts.passes / self.n_characters, seed=self.seed),
             Effect.over_examples("share of tokens that are the same with a draft", drafts.same, seed=self.seed),
-            Effect.over_examples(
-                "share of tokens that are the same without the cache", (one_by_one == again).double().mean(1).numpy(), seed=self.seed
-            ),
-            *(Effect.over_examples(f"repeated, {name} minus prose", repeated[name] - repeated[PROSE], seed=self.seed) for name in RULES),
-        ]
-        lengths = pd.DataFrame([{"read": n, "loss": float(context[n].mean())} for n in CONTEXTS])
-        return effects, {"contexts": _contexts_table(lengths), "drafts": _drafts_table(drafts), "rules": _rules_table(rules)}
+            Effect.exact("change of log-probabilities by the cache", cache, "nats"),
+            Effect.exact("change of the logits by the batch", _change_by_the_batch(model, texts)),
+            Effect.exact(WRITTEN, self.n_new, "tokens"),
+            *self._against_prose(rules), self._gained_by_characters(),
+        ]  # fmt: skip
+        return effects, {"contexts": _contexts_table(context), "drafts": _drafts_table(drafts), "rules": _rules_table(rules)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        change, gained, passes = (effects[one.quantity].estimate for one in self.predictions)
-        greedy, drawn = (effects[f"repeated, {name} minus prose"].estimate for name in ("likeliest", "temperature 1"))
-        return (
-            f"What follows changes no logit (by {change:.0e}), and what is more than {NEAR} characters back is worth {gained:.2f} nats. But the same text, token for token, takes "
-            f"{passes:.2f} passes of the model per token when a table of n-grams guesses ahead: one token at a time is a way to write, not a need. The likeliest token each time repeats "
-            f"itself {greedy:+.0%} more than prose, drawn tokens {drawn:+.0%}."
+        change, gained, passes = (effects[one.quantity].estimate for one in self.predictions[:3])
+        weak = effects[BY_CHARACTERS].estimate
+        greedy, drawn, likelier = (
+            effects[name]
+            for name in ("rep-4, greedy minus prose", "rep-4, temperature 1 minus prose", "log-probability, greedy minus prose")
         )
+        return (
+            f"What follows changes no logit (by {change:.0e}), and what is more than {NEAR} tokens back is worth {gained:.2f} nats ({weak:+.2f} to the character model, in characters). But the same text, token for token, takes "
+            f"{passes:.2f} passes of the model per token when a table of n-grams guesses ahead: one token at a time is a way to write, not a need. Over {effects[WRITTEN].estimate:.0f} tokens behind {greedy.n} "
+            f"beginnings the share of runs of four that come again is, to prose, {greedy.estimate:+.2f} [{greedy.low:+.2f}, {greedy.high:+.2f}] with the likeliest token each time "
+            f"(log-probability {likelier.estimate:+.1f} nats per token) and {drawn.estimate:+.2f} [{drawn.low:+.2f}, {drawn.high:+.2f}] with drawn ones."
+        )  # fmt: skip
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         contexts, rules, drafts = (tables[name].frame for name in ("contexts", "rules", "drafts"))
-        names = [*RULES, PROSE]
-        repeated, spread = rules.groupby("rule").repeated.mean()[names], rules.groupby("rule").log_probability.mean()[names]
-        counts = drafts.passes.to_numpy(float) / self.n_new
+        counts, again = drafts.passes.to_numpy(float) / self.n_characters, rules.groupby("rule").repeated.mean()
+        lengths = contexts.groupby("read", as_index=False).loss.mean()
         return (
+            self._bars(rules, "repeated", f"Runs of four tokens that come again: greedy {again['greedy']:.0%}, prose {again[PROSE]:.0%}", "share repeated"),
+            self._bars(rules, "log_probability", "How likely to the model is what every rule writes", "nats per token"),
             Lines(
-                name="contexts", title="Loss of the next character, by how much is read",
-                caption=f"Loss of held-out characters of which so many before are read, n = {self.n_texts} pieces.", alt=", ".join(f"{row.loss:.2f} nats after {row.read}" for row in contexts.itertuples()),
-                x=contexts["read"].to_numpy(float), series={"chars": Series(y=contexts.loss.to_numpy())}, x_label="characters read", y_label="nats per character", log_x=True, markers=True,
+                name="contexts", title="Loss of the next token, by how much is read",
+                caption=f"Loss of {N_PLACES} held-out tokens in each of {self.n_prompts} texts of which so many before are read; the last point: all before, on the mean.",
+                alt=", ".join(f"{row.loss:.2f} nats after {row.read:.0f}" for row in lengths.itertuples()), x=lengths["read"].to_numpy(float),
+                series={self.decoder: Series(y=lengths.loss.to_numpy())}, x_label="tokens read", y_label="nats per token", log_x=True, markers=True,
             ),
             Bars(
-                name="repeated", title="How often four characters come again, by how tokens are chosen",
-                caption=f"Share of runs of {REPEATED} characters that stood in the text before; mean log-probability in brackets. {self.n_new} characters behind {self.n_prompts} prompts.",
-                alt=", ".join(f"{name} {repeated[name]:.3f}" for name in names), labels=[f"{name} ({spread[name]:.2f})" for name in names], values=repeated.to_numpy(), unit="share repeated",
-            ),
-            Bars(
-                name="passes", title=f"With guesses to check the same text takes {counts.mean():.2f} passes per token",
-                caption=f"Passes of the model over new tokens, mean of {self.n_prompts} prompts with the smallest and largest; the texts are the same.",
+                name="passes", title=f"With guesses to check the text takes {counts.mean():.2f} passes per token",
+                caption=f"Passes of the character model over new tokens, mean of {self.n_drafted} prompts with the smallest and largest.",
                 alt=f"One by one 1, with a draft {counts.mean():.2f}.", labels=["one by one", "with a draft"], values=np.array([1.0, counts.mean()]), low=np.array([1.0, counts.min()]),
                 high=np.array([1.0, counts.max()]), unit="passes per token",
             ),
         )  # fmt: skip
 
-    def _drafted(self, model: Transformer, prompts: Tensor, one_by_one: Tensor) -> pd.DataFrame:
+    def _bars(self, rules: pd.DataFrame, column: str, title: str, unit: str) -> Bars:
+        """The mean of every rule with its interval over beginnings."""
+        names = [*RULES, PROSE]
+        found = [Effect.over_examples(name, rules[rules.rule == name][column], seed=self.seed) for name in names]
+        return Bars(
+            name=column.replace("_", "-"), title=title, caption=f"{self.n_new} tokens of {self.decoder} behind each of {self.n_prompts} beginnings, mean and 95 % interval over them.",
+            alt=", ".join(f"{one.quantity} {one.estimate:.3f}" for one in found), labels=names, values=np.array([one.estimate for one in found]),
+            low=np.array([one.low for one in found]), high=np.array([one.high for one in found]), unit=unit,
+        )  # fmt: skip
+
+    def _prose(self, model: Transformer) -> Tensor:
+        """Held-out beginnings with what follows them (text, token)."""
+        length, prose = PROMPT + self.n_new, torch.tensor(model.tokenizer.encode(halves()[1]))
+        return prose[: self.n_prompts * length].view(self.n_prompts, length)
+
+    def _gained(self, context: pd.DataFrame, quantity: str) -> Effect:
+        """Loss of tokens of which only what is near is read minus that where all before is."""
+        near, everything = (context[context["all"] == which].set_index("text") for which in (False, True))
+        return Effect.over_examples(quantity, near[near["read"] == NEAR].loss - everything.loss, "nats", seed=self.seed)
+
+    def _gained_by_characters(self) -> Effect:
+        """The same by the character model, which is another reader."""
+        model, pieces = load_model("chars").eval(), torch.cat([batch[0] for batch in _characters.held_out(self.n_texts)])
+        losses = -log_probabilities(model, pieces, pieces.shape[1] - PROMPT, batch=len(pieces))
+        return self._gained(_losses_by_context(model, pieces, losses), BY_CHARACTERS)
+
+    def _drafted(self) -> pd.DataFrame:
         """Passes of every text with a draft, and the share of its tokens that are those of one at a time."""
+        model = load_model("chars").eval()
+        prompts = torch.cat([batch[0] for batch in _characters.held_out(self.n_drafted)])[:, :PROMPT]
+        one_by_one = generate(model, prompts, n_new=self.n_characters, stop=None).tokens
         draft, rows = ngram_draft(_characters.prose_tokens(0).tolist()), []
         for i, prompt in enumerate(prompts.tolist()):
-            written, passes = write_checked(model, draft, prompt, n_new=self.n_new)
+            written, passes = write_checked(model, draft, prompt, n_new=self.n_characters)
             same = np.mean([a == b for a, b in zip(written, one_by_one[i].tolist(), strict=True)])
             rows.append({"text": i, "passes": passes, "same": float(same)})
         return pd.DataFrame(rows)
 
-    def _written(self, model: Transformer, rule: str, tokens: Tensor) -> list[dict[str, Any]]:
-        """What a rule writes behind every prompt, or the prose that stands there."""
-        if rule == PROSE:
-            new = tokens[:, PROMPT : PROMPT + self.n_new]
-            with torch.no_grad():
-                log_p = -token_losses(model(tokens), tokens)[:, PROMPT - 1 : PROMPT - 1 + self.n_new]
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            generator = None if isinstance(RULES[rule], Greedy) else generator
-            found = generate(model, tokens[:, :PROMPT], n_new=self.n_new, sampling=RULES[rule], generator=generator, stop=None)
-            new, log_p = found.tokens, found.log_probabilities
-        return [
-            {"rule": rule, "text": i, "log_probability": float(log_p[i].mean()), "repeated": _repeated(row.tolist())}
-            for i, row in enumerate(new)
+    def _written(self, model: Transformer, texts: Tensor, likely: Tensor) -> tuple[pd.DataFrame, float]:
+        """What every rule writes and the prose that stands there; what the cache changes in one text of each rule."""
+        found = write_by_rules(model, texts[:, :PROMPT], RULES, n_new=self.n_new, generator=torch.Generator().manual_seed(self.seed))
+        first = torch.stack([torch.cat((texts[0, :PROMPT], new[0])) for new, _ in found.values()])
+        kept = torch.stack([log_p[0] for _, log_p in found.values()])
+        change = float((log_probabilities(model, first, self.n_new) - kept).abs().max())
+        found[PROSE] = texts[:, PROMPT:], likely
+        end = model.tokenizer.eos_id
+        rows = [
+            {"rule": rule, "text": i, "log_probability": float(log_p[i].mean()), "repeated": repeated_runs(row), "ends": row.count(end)}
+            for rule, (new, log_p) in found.items()
+            for i, row in enumerate(new.tolist())
         ]
+        return pd.DataFrame(rows), change
+
+    def _against_prose(self, rules: pd.DataFrame) -> list[Effect]:
+        """Every rule minus the prose behind the same beginning."""
+        repeated, log_p = (rules.pivot(index="text", columns="rule", values=column) for column in ("repeated", "log_probability"))
+        again = [Effect.over_examples(f"rep-4, {name} minus prose", repeated[name] - repeated[PROSE], seed=self.seed) for name in RULES]
+        likelier = [
+            Effect.over_examples(f"log-probability, {name} minus prose", log_p[name] - log_p[PROSE], "nats", seed=self.seed)
+            for name in RULES
+        ]
+        return [*again, *likelier]
 
 
 @torch.no_grad()
-def _losses_by_context(model: Transformer, tokens: Tensor) -> dict[int, np.ndarray]:
-    """Nats of characters at four places of every piece, mean of the four, when so many before them are read."""
-    places = (97, 105, 113, 121)
-    found = {}
+def _losses_by_context(model: Transformer, texts: Tensor, losses: Tensor) -> pd.DataFrame:
+    """Nats of some tokens of every text, their mean, when so many before them are read; `losses` has those when all are (text, new)."""
+    length = texts.shape[1]
+    first = length - losses.shape[1]  # the first token of which there is a loss
+    places = torch.linspace((first + length) // 2, length - 1, N_PLACES).long().tolist()
+    found = {False: {}, True: {sum(places) / N_PLACES: losses[:, [place - first for place in places]]}}
     for n in CONTEXTS:
-        losses = [token_losses(model(tokens[:, place - n : place + 1]), tokens[:, place - n : place + 1])[:, -1] for place in places]
-        found[n] = torch.stack(losses).double().mean(0).numpy()
-    return found
+        windows = torch.cat([texts[:, place - n : place + 1] for place in places])  # place text, n + 1
+        found[False][n] = token_losses(model(windows), windows)[:, -1].view(N_PLACES, -1).mT
+    return pd.DataFrame([
+        {"text": i, "read": float(n), "all": everything, "loss": float(loss)}
+        for everything, by_read in found.items() for n, some in by_read.items() for i, loss in enumerate(some.double().mean(1))
+    ])  # fmt: skip
 
 
 @torch.no_grad()
-def _change_by_what_follows(model: Transformer, tokens: Tensor) -> float:
-    """The largest change of a logit of the first half when the second half is that of another piece, over the largest logit."""
-    half = LENGTH // 2
-    other = torch.cat((tokens[:, :half], tokens.roll(1, dims=0)[:, half:]), dim=1)
-    logits, changed = model(tokens)[:, :half], model(other)[:, :half]
+def _change_by_what_follows(model: Transformer, texts: Tensor) -> float:
+    """The largest change of a logit of a beginning when what follows is that of another text, over the largest logit."""
+    two = texts[:2, : 4 * PROMPT]
+    other = torch.cat((two[:, :PROMPT], two.roll(1, dims=0)[:, PROMPT:]), dim=1)
+    logits, changed = model(two)[:, :PROMPT], model(other)[:, :PROMPT]
     return float((logits - changed).abs().max() / logits.abs().max())
 
 
-def _repeated(tokens: list[int]) -> float:
-    """Share of runs of 8 that stood in the text before."""
-    runs = [tuple(tokens[i : i + REPEATED]) for i in range(len(tokens) - REPEATED + 1)]
-    return 1 - len(set(runs)) / len(runs)
+@torch.no_grad()
+def _change_by_the_batch(model: Transformer, texts: Tensor) -> float:
+    """The largest change of a logit of a beginning when it is read alone and not among others, over the largest logit."""
+    beginnings = texts[:, :PROMPT]
+    among, alone = model(beginnings)[0], model(beginnings[:1])[0]
+    return float((among - alone).abs().max() / alone.abs().max())
 
 
 def _contexts_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame,
-        "Loss by what is read.",
-        read=("characters", "before the one that is predicted"),
-        loss=("nats per character", "mean over held-out pieces"),
-    )
+        frame, "Loss by what is read.", text=("", "held-out piece of prose"), read=("tokens", "before the one that is predicted; the mean where all are"),
+        all=("", "is everything before it read?"), loss=("nats per token", "mean over places of the piece"),
+    )  # fmt: skip
 
 
 def _drafts_table(frame: pd.DataFrame) -> Table:
@@ -218,8 +266,8 @@ def _drafts_table(frame: pd.DataFrame) -> Table:
 
 def _rules_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "What every rule writes.", rule=("", "which token is taken"), text=("", "prompt"), log_probability=("nats", "mean over the new characters, of the model's own distribution"),
-        repeated=("1", f"share of runs of {REPEATED} characters that stood in the text before"),
+        frame, "What every rule writes.", rule=("", "which token is taken"), text=("", "beginning"), log_probability=("nats", "mean over the new tokens, of the model's own distribution"),
+        repeated=("1", "rep-4: share of runs of four tokens that stood in the new text before"), ends=("tokens", "end tokens among the new ones, behind which the text goes on"),
     )  # fmt: skip
 
 

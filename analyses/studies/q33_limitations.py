@@ -138,19 +138,23 @@ class Limitations(Study):
                 y_label="share of right answers", log_x=True, markers=True,
             ),
             Lines(
-                name="prose", title=f"Behind the trained length {prose[FAR].idxmin()} reads on best",
+                name="prose", title=f"Behind the trained length {_said(prose[FAR].idxmin())} reads on best",
                 caption=f"Held-out loss by characters read before, mean of {self.n_seeds} seeds; windows of {LENGTH} were learnt.",
                 alt=", ".join(f"{arm} {prose.loc[arm, NEAR]:.2f} within, {prose.loc[arm, FAR]:.2f} far behind" for arm in ARMS),
                 x=_middles(CONTEXTS), series={arm: Series(y=prose.loc[arm, list(CONTEXTS)].to_numpy(float)) for arm in ARMS},
                 x_label="characters read before", y_label="nats per character", log_x=True, markers=True,
             ),
             Bars(
-                name="recall", title=f"{last.idxmax()} finds most of what lies far back",
+                name="recall", title=f"Of what lies far back {_said(last.idxmax())} finds {last.max():.0%}, {_said(last.idxmin())} {last.min():.0%}",
                 caption=f"Share of marked tokens named, at least 48 places back in sequences of 96; mean of {self.n_seeds} seeds with the smallest and largest; a guess has 10 %.",
                 alt=", ".join(f"{arm} {last[arm]:.2f}" for arm in ARMS), labels=list(ARMS), values=last.to_numpy(), unit="share of right answers",
                 **_ends(tables["recall"].frame),
             ),
         )  # fmt: skip
+
+
+def _said(arm: str) -> str:
+    return "the LSTM" if arm == LSTM else "a Transformer without positions" if arm == "none" else f"a Transformer with {arm} positions"
 
 
 def _by_arm(frame: pd.DataFrame, column: str) -> pd.DataFrame:
