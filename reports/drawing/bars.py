@@ -1,4 +1,5 @@
-"""How are a few numbers compared? One lying bar per label with its value and interval; many labels stand upright, thinned."""
+"""How are a few numbers compared? One lying bar per label with its value and interval, or a dot where they lie close together and far from
+zero; many labels stand upright, thinned."""
 
 from __future__ import annotations
 
@@ -28,6 +29,8 @@ from reports.figures import Bars
 from reports.text import format_number, visible_label
 
 _WIDTH, _MOST_LYING, _ROW = 520, 40, 22
+_CLOSE = 0.5
+"""a spread below this share of the largest value: bars, which begin at zero, would hide it"""
 
 
 def picture(figure: Bars) -> Picture:
@@ -40,7 +43,7 @@ def picture(figure: Bars) -> Picture:
 
 
 def _lying(figure: Bars, values: np.ndarray, missing: int) -> Picture:
-    labels = labels_of(figure.labels, 28)
+    labels = labels_of(figure.labels, 40)
     left = 14 + max(text_width(label) for label in labels)
     height = 10 + _ROW * values.size + 44
 
@@ -48,13 +51,16 @@ def _lying(figure: Bars, values: np.ndarray, missing: int) -> Picture:
         plot = axes(canvas, left, 10, _WIDTH - left - 20, _ROW * values.size)
         at = np.arange(values.size)
         filled = np.where(np.isfinite(values), values, 0.0)
-        plot.barh(at, filled, height=0.68, color=_colors(figure, values))
         low, high = _ends(figure, values)
+        if dots := are_close(figure):
+            plot.plot(filled, at, "o", color=BLUE, markersize=6)
+        else:
+            plot.barh(at, filled, height=0.68, color=_colors(figure, values))
         plot.hlines(at, low, high, color=INK, linewidth=1.3)
         plot.set_yticks(at, labels)
         plot.set_ylim(values.size - 0.5, -0.5)
         plot.grid(axis="x", linewidth=0.7)
-        _value_axis(plot, figure, "x", low, high, filled)
+        _value_axis(plot, figure, "x", low, high, filled, from_zero=not dots)
         _write_values(plot, values, low, high)
 
     return Picture(figure, _WIDTH, height, paint)
@@ -84,6 +90,15 @@ def _upright(figure: Bars, values: np.ndarray, missing: int) -> Picture:
     return Picture(figure, width, round(height), paint)
 
 
+def are_close(figure: Bars) -> bool:
+    """Are the lying labels drawn as dots on an axis that need not hold zero, since all lie close together and far from it?"""
+    values = numbers(figure.values)
+    low, high = _ends(figure, values)
+    if figure.signed or not 2 <= values.size <= _MOST_LYING or not np.isfinite(values).all() or low.min() <= 0:
+        return False
+    return bool(high.max() - low.min() < _CLOSE * high.max())
+
+
 def _colors(figure: Bars, values: np.ndarray) -> list[str]:
     return [GREY if not np.isfinite(v) else RED if figure.signed and v > 0 else BLUE for v in values]
 
@@ -98,16 +113,22 @@ def _ends(figure: Bars, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ends[0], ends[1]
 
 
-def _value_axis(plot: Axes, figure: Bars, side: str, low: np.ndarray, high: np.ndarray, filled: np.ndarray) -> None:
+def _value_axis(
+    plot: Axes, figure: Bars, side: str, low: np.ndarray, high: np.ndarray, filled: np.ndarray, *, from_zero: bool = True
+) -> None:
     axis = getattr(plot, f"{side}axis")
     axis.set_major_locator(MaxNLocator(6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"))))
-    least, most = min(0.0, low.min(), filled.min()), max(0.0, high.max(), filled.max())
-    room = (most - least) or 1.0
-    below, above = (0.2 * room if least < 0 else 0), (0.14 * room if most > 0 or least == 0 else 0)  # for the numbers at the ends
+    least, most = min(low.min(), filled.min()), max(high.max(), filled.max())
+    if from_zero:
+        least, most = min(0.0, least), max(0.0, most)
+    room = (most - least) or abs(most) or 1.0
+    below = 0.2 * room if least < 0 else 0 if from_zero else 0.08 * room  # for the numbers at the ends
+    above = 0.14 * room if most > 0 or least == 0 else 0
     getattr(plot, f"set_{side}lim")(least - below, most + above)
     getattr(plot, f"set_{side}label")(visible_label(figure.unit) if figure.unit not in ("", "1") else "value", size=FONT)
-    (plot.axvline if side == "x" else plot.axhline)(0, color=MUTED, linewidth=0.9)
+    if from_zero:
+        (plot.axvline if side == "x" else plot.axhline)(0, color=MUTED, linewidth=0.9)
     plot.tick_params(axis="y" if side == "x" else "x", length=0)
 
 

@@ -282,3 +282,11 @@ def test_reports_is_imported_without_matplotlib():
 def test_a_bars_picture_is_readable_text():
     bars = Bars(name="b", **WORDS, labels=["full", "ablated"], values=np.array([2.0, 2.5]), unit="nats")
     assert {"full", "ablated", "nats"} <= {one for one in re.findall(r">([^<>]+)</text>", draw(bars))}
+
+
+@pytest.mark.parametrize("values, zero", [([2.0, 2.1], False), ([0.1, 2.1], True), ([2.0, np.nan], True), ([-2.0, -2.1], True), ([2.0], True)])
+def test_values_that_lie_close_together_are_dots_on_an_axis_of_their_own(values, zero):
+    """Bars begin at zero and would hide what tells them apart; dots need not."""
+    picture = draw(Bars(name="b", **WORDS, labels=[f"arm {i}" for i in range(len(values))], values=np.array(values), unit="nats"))
+    ticks = re.findall(r">([^<>]+)</text>", picture)
+    assert ("0" in ticks) == zero, ticks
