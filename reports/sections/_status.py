@@ -21,6 +21,15 @@ _HOLDS = {
 }
 
 
+STUDIED = ("confirmed", "refuted", "conditional", "unresolved", "gate failed")
+"""how a question of design can stand"""
+
+
+def is_study(result: Result) -> bool:
+    """Does it answer a question of design, and not tell whether something is wrong?"""
+    return result.verdict.status in STUDIED
+
+
 def by_attention(results: Sequence[Result]) -> list[Result]:
     """Failures first, then warnings, then what is open, then what is well; within a status in the order of the run."""
     order = list(SIGNS)

@@ -11,9 +11,8 @@ from markupsafe import Markup
 from reports.result import Evidence, Result
 from reports.sections._anchors import anchors
 from reports.sections._section import Section
-from reports.sections._status import holds
+from reports.sections._status import STUDIED, holds, is_study
 
-STUDIED = ("confirmed", "refuted", "conditional", "unresolved", "gate failed")
 _TEMPLATE = """
 {% import "macros.html" as m with context %}
 <h2>Questions</h2>
@@ -34,7 +33,7 @@ _TEMPLATE = """
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     placed = zip(results, anchors(results), strict=True)
-    rows = [(result, anchor, _deciding(result.verdict.evidence)) for result, anchor in placed if _is_study(result)]
+    rows = [(result, anchor, _deciding(result.verdict.evidence)) for result, anchor in placed if is_study(result)]
     found = [result.verdict.status for result, _, _ in rows]
     tally = [(status, found.count(status)) for status in STUDIED if status in found]
     return Markup(environment.from_string(_TEMPLATE).render(rows=rows, tally=tally, holds=holds))
@@ -47,8 +46,4 @@ def _deciding(evidence: Sequence[Evidence]) -> Evidence | None:
     return next(iter([*broken, *predicted]), None)
 
 
-def _is_study(result: Result) -> bool:
-    return result.verdict.status in STUDIED
-
-
-SECTION = Section(name="questions", title="Questions", order=8, html=_html, filled=lambda results: any(map(_is_study, results)))
+SECTION = Section(name="questions", title="Questions", order=8, html=_html, filled=lambda results: any(map(is_study, results)))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from reports.result import Result
 from reports.sections._anchors import anchors, place_of
 from reports.sections._section import Section
-from reports.sections._status import UNCHECKED, answer, by_attention, counts, telling
+from reports.sections._status import UNCHECKED, answer, by_attention, counts, is_study, telling
 from reports.sections._unchecked import unchecked
 
 MOST_CARDS = 8
@@ -58,4 +58,9 @@ def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Enviro
     return Markup(environment.from_string(_TEMPLATE).render(**context))
 
 
-SECTION = Section(name="verdicts", title="Verdict", order=10, html=_html)
+def _filled(results: Sequence[Result]) -> bool:
+    """Questions of design have a table of their own; a run that holds nothing says so here."""
+    return not results or not all(map(is_study, results))
+
+
+SECTION = Section(name="verdicts", title="Verdict", order=10, html=_html, filled=_filled)
