@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import pandas as pd
 
+from analyses.studies._cost import COST, Clock
 from analyses.studies._effects import EFFECTS, Effect, effects_table
 from analyses.studies._provenance import study_provenance
 from analyses.studies._verdict import Prediction, verdict_of
@@ -75,9 +76,10 @@ class Study(ABC):
         """Measure, judge, draw; with a budget, at its parameters in place of the study's own."""
         if budget is not None:
             return self.at(budget, seed=self.seed).run(provenance=provenance)
+        clock = Clock()
         effects, tables = self.measure()
         found = {effect.quantity: effect for effect in effects}
-        tables = {EFFECTS: effects_table(effects), **tables}
+        tables = {EFFECTS: effects_table(effects), **tables, COST: clock.table()}
         return Result(
             analysis=self.slug(), title=f"{self.number}. {self.question}", question=self.question, method=self.method,
             parameters=dataclasses.asdict(self), tables=tables, figures=self.draw(tables), limits=self.limits,

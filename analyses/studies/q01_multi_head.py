@@ -71,7 +71,7 @@ class MultiHead(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "n_held_out": 8},
         "default": {"n_seeds": 4, "steps": 400, "task_steps": 400, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 700, "task_steps": 1000, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 500, "task_steps": 800, "n_held_out": 600},
     }
 
     n_seeds: int = 4

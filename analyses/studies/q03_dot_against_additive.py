@@ -72,7 +72,7 @@ class DotAgainstAdditive(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8, "repeats": 3},
         "default": {"n_seeds": 4, "steps": 400, "n_held_out": 128, "repeats": 20},
-        "full": {"n_seeds": 6, "steps": 700, "n_held_out": 600, "repeats": 60},
+        "full": {"n_seeds": 5, "steps": 500, "n_held_out": 600, "repeats": 60},
     }
 
     n_seeds: int = 4

@@ -64,7 +64,7 @@ class FeedForwardNetwork(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "pair_steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 4, "steps": 250, "pair_steps": 800, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 500, "pair_steps": 1500, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 400, "pair_steps": 1200, "n_held_out": 600},
     }
 
     n_seeds: int = 4

@@ -68,7 +68,7 @@ class RecurrentNetworks(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
         "default": {"n_seeds": 3, "recall_steps": 1200, "steps": 600, "n_held_out": 256},
-        "full": {"n_seeds": 5, "recall_steps": 1600, "steps": 1000, "n_held_out": 600},
+        "full": {"n_seeds": 5, "recall_steps": 1400, "steps": 800, "n_held_out": 600},
     }
 
     n_seeds: int = 3

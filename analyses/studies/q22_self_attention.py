@@ -68,7 +68,7 @@ class SelfAttention(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 1500, "n_held_out": 64},
-        "full": {"n_seeds": 8, "steps": 4000, "n_held_out": 256},
+        "full": {"n_seeds": 8, "steps": 3000, "n_held_out": 256},
     }
 
     n_seeds: int = 5

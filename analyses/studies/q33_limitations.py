@@ -75,7 +75,7 @@ class Limitations(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
         "default": {"n_seeds": 3, "parity_steps": 300, "steps": 600, "recall_steps": 250, "n_held_out": 64},
-        "full": {"n_seeds": 5, "parity_steps": 600, "steps": 1000, "recall_steps": 400, "n_held_out": 160},
+        "full": {"n_seeds": 5, "parity_steps": 500, "steps": 800, "recall_steps": 350, "n_held_out": 160},
     }
 
     n_seeds: int = 3

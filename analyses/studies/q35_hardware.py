@@ -82,7 +82,7 @@ class Hardware(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 4},
         "default": {"n_seeds": 3, "steps": 250, "n_held_out": 128},
-        "full": {"n_seeds": 8, "steps": 500, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 450, "n_held_out": 600},
     }
 
     n_seeds: int = 3

@@ -18,7 +18,7 @@ _TEMPLATE = """
 <h2>Questions</h2>
 <p class="tally">{{ rows | length }} {{ "question" if rows | length == 1 else "questions" }}:
 {% for status, count in tally %}<span class="count">{{ m.badge(status) }} {{ count }}</span>{% endfor %}</p>
-<div class="scroll" tabindex="0" role="group" aria-label="Table: questions">
+<div class="panel"><div class="scroll" tabindex="0" role="group" aria-label="Table: questions">
 <table class="questions"><thead><tr><th scope="col">question</th><th scope="col">popular answer</th><th scope="col">verdict</th>
 <th scope="col">what decides</th></tr></thead>
 <tbody>
@@ -27,7 +27,7 @@ _TEMPLATE = """
 <td>{{ m.badge(result.verdict.status) }}</td>
 <td class="words">{% if evidence %}{{ evidence.name | prose }} <b>{{ evidence.measured | with_unit(evidence.unit) }}</b> {{ evidence.where | prose }}: {{ m.outcome(evidence, holds(evidence)) }}{% endif %}</td></tr>
 {% endfor %}
-</tbody></table></div>
+</tbody></table></div></div>
 """
 
 
