@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from scipy import stats
 
 from analyses.studies import Effect, Prediction, load, status_of, studies, verdict_of
+from analyses.studies._cost import Clock
 from analyses.studies._effects import effects_table
+from analyses.studies._jobs import each
 from tests.analyses.test_command_line import one_sentence, prosect
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +96,18 @@ def test_a_study_needs_no_command_line() -> None:
     code = "from analyses.studies import load; print(load(4).run(budget='smoke').analysis)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "q04-scaled-dot-product", done.stderr[-2000:]
+
+
+def burn(seconds: float) -> None:
+    """Keeps a core busy."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_cost_of_a_study_holds_the_time_of_its_workers(alone: bool) -> None:
+    clock = Clock()
+    each(burn, [(0.4,)] if alone else [(0.4,), (0.4,), (0.4,)])
+    cost = clock.table().frame.iloc[0]
+    assert (0.4 if alone else 1.2) <= cost.cpu_seconds + 0.05 and cost.seconds > 0

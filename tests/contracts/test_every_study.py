@@ -11,6 +11,7 @@ import pytest
 
 import analyses.studies
 from analyses.studies import Effect, Study, studies, verdict_of
+from analyses.studies._cost import COST
 from analyses.studies._effects import EFFECTS
 from reports import Result, content_hash, load_result, page, save_result
 
@@ -54,6 +55,7 @@ def test_a_study_runs_at_smoke_and_its_verdict_follows_from_its_table(study: typ
     assert {one.quantity for one in (*study.predictions, *study.gates)} <= set(effects)
     assert {one.unit for one in study.predictions if effects[one.quantity].unit != one.unit} == set(), "a threshold has the unit of its quantity"
     assert all(effect.low <= effect.estimate <= effect.high for effect in effects.values() if effect.n > 1)
+    assert bool((result.tables[COST].frame[["cpu_seconds", "seconds"]] > 0).all(axis=None))
 
 
 @every
@@ -62,8 +64,8 @@ def test_exact_facts_hold_at_smoke_too(study: type[Study]) -> None:
     result, _ = at_smoke(study)
     exact = set(result.tables[EFFECTS].frame.query("kind == 'exact'")["quantity"])
     for one in result.verdict.evidence:
-        if one.name in exact and one.source.startswith("predicted"):
-            assert one.source in ("predicted, holds", "predicted, fails"), one
+        if one.name in exact and one.source in {prediction.says for prediction in study.predictions}:
+            assert one.outcome in ("holds", "fails"), one
 
 
 @every
