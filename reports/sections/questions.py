@@ -25,7 +25,7 @@ _TEMPLATE = """
 {% for result, anchor, evidence in rows %}
 <tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") | prose }}</td>
 <td>{{ m.badge(result.verdict.status) }}</td>
-<td class="words">{% if evidence %}{{ evidence.name | prose }} <b>{{ evidence.measured | with_unit(evidence.unit) }}</b> {{ evidence.where | prose }}: {{ m.outcome(evidence, holds(evidence)) }}{% endif %}</td></tr>
+<td class="words">{% if evidence %}{{ m.outcome(evidence, holds(evidence)) }}: {{ evidence.source | prose }} ({{ evidence.name | prose }} <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>{% if evidence.where %} {{ evidence.where | prose }}{% endif %}){% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div></div>
 """
