@@ -111,7 +111,7 @@ class MaskedInputs(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "score_steps": 2, "n_held_out": 24, "arms": (MASKED, MIXED, SCORES)},
         "default": {"n_seeds": 3, "steps": 700, "score_steps": 200, "n_held_out": 256, "arms": (MASKED, MIXED, SCORES)},
-        "full": {"n_seeds": 6, "steps": 2000, "score_steps": 400, "n_held_out": 600, "arms": (MASKED, MIXED, "inputs, 80/0/20", SCORES)},
+        "full": {"n_seeds": 12, "steps": 2000, "score_steps": 300, "n_held_out": 600, "arms": (MASKED, MIXED, SCORES)},
     }
 
     n_seeds: int = 3
