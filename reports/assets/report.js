@@ -66,7 +66,26 @@ async function showView(host) {
   }
 }
 
+// A page of many analyses keeps what is closed in templates until somebody opens it, so that the document stays light; a page saved by
+// the browser has them too. A page of usual size stays searchable as a whole.
+const MOST_NODES = 5000;
+
+const opened = new MutationObserver((changes) => {
+  for (const { target } of changes) {
+    const aside = target.querySelector(":scope > template");
+    aside?.replaceWith(aside.content);
+  }
+});
+opened.observe(root, { subtree: true, attributeFilter: ["open"] });
+
+function putAside(details) {
+  const aside = document.createElement("template");
+  aside.content.append(...[...details.childNodes].filter((node) => node.nodeName !== "SUMMARY"));
+  details.append(aside);
+}
+
 queueMicrotask(async () => {
   await Promise.all([...document.querySelectorAll(".view")].map(showView));
+  if (document.getElementsByTagName("*").length >= MOST_NODES) document.querySelectorAll("main details:not([open])").forEach(putAside);
   root.dataset.ready = "";
 });
