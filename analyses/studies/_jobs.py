@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,8 +22,16 @@ def each(job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[
     """
     if len(arguments) < 2 or CORES < 2:
         return [alone(job, a) for a in arguments]
-    with parallel_config(backend="loky", inner_max_num_threads=1):
+    with workers():
         return Parallel(n_jobs=min(CORES, len(arguments)))(delayed(alone)(job, a) for a in arguments)
+
+
+@contextmanager
+def workers() -> Iterator[None]:
+    """Inside the block joblib's processes have one thread each. That one which has kept much memory is replaced between two jobs is no news."""
+    with parallel_config(backend="loky", inner_max_num_threads=1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+        yield
 
 
 def alone(job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

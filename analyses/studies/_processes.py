@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs
 
-from analyses.studies._jobs import alone
+from analyses.studies._jobs import alone, workers
 
 PATIENCE = 120
 """seconds within which all of them must be done"""
@@ -34,7 +34,7 @@ def together(job: Callable[..., Any], n: int, *arguments: Any) -> list[Any]:
     >>> together(n_processes, 2)
     [2, 2]
     """
-    with tempfile.TemporaryDirectory() as folder, parallel_config(backend="loky", inner_max_num_threads=1):
+    with tempfile.TemporaryDirectory() as folder, workers():
         possible = effective_n_jobs(n)
         if possible < n:
             raise RuntimeError(f"{n} processes must run at once, but joblib starts {possible} here; run the study in a process of its own")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from scipy import stats
 from analyses.studies import Effect, Prediction, load, status_of, studies, verdict_of
 from analyses.studies._cost import Clock
 from analyses.studies._effects import effects_table
-from analyses.studies._jobs import each
+from analyses.studies._jobs import CORES, each
 from tests.analyses.test_command_line import one_sentence, prosect
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +113,24 @@ def test_the_cost_of_a_study_holds_the_time_of_its_workers(alone: bool) -> None:
     each(burn, [(0.4,)] if alone else [(0.4,), (0.4,), (0.4,)])
     cost = clock.table().frame.iloc[0]
     assert (0.4 if alone else 1.2) <= cost.cpu_seconds + 0.05 and cost.seconds > 0
+
+
+_KEPT: list[bytearray] = []
+
+
+def hoard(number: int) -> tuple[int, int]:
+    """Keeps 350 MB for good, so that its process is replaced after its next job."""
+    _KEPT.append(bytearray(350_000_000))
+    burn(1.2)
+    return number, os.getpid()
+
+
+@pytest.mark.skipif(CORES < 2, reason="with one core jobs run in this process")
+def test_a_worker_that_keeps_memory_is_replaced_in_silence_and_its_time_counts() -> None:
+    clock = Clock()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        done = each(hoard, [(i,) for i in range(6)])
+    assert [number for number, _ in done] == list(range(6))
+    assert len({process for _, process in done}) > min(CORES, 6), "no worker was replaced: the test says nothing"
+    assert told == [] and clock.table().frame.iloc[0].cpu_seconds > 6
