@@ -23,8 +23,9 @@ from reports import Bars, Figure, Lines, Series, Table
 
 WORST = math.log(PAPER.d_vocab)
 """nats per character of a uniform guess: what a training counts as that ends above it, or in numbers that are not finite"""
-CORNERS = (("post", 1e-2), ("post", 3e-3), ("pre", 1e-2), ("pre", 1e-3))
-"""where the norms stand, and the peak learning rates at which warm-up is tried there: at 0.01 norms after the sums do not learn at all"""
+CORNERS = (("post", 5e-3), ("post", 3e-3), ("pre", 1e-2), ("pre", 1e-3))
+"""where the norms stand, and the peak learning rates at which warm-up is tried there: with norms after the sums 0.005 is the highest
+of 0.004, 0.005 and 0.006 at which every model with warm-up beat the bigram, in four seeds that the study does not use"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class WarmupAndDropout(Study):
     question: ClassVar[str] = "How are learning rate and dropout set?"
     popular: ClassVar[str] = "Warm up, then decay; dropout in attention and feed-forward layers."
     predictions: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(says="with norms after the sums warm-up helps", quantity="loss without warm-up, post-norm, 0.003", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="with norms after the sums warm-up helps", quantity="loss without warm-up, post-norm, 0.005", relation=">", threshold=0.02, unit="nats"),
         Prediction(says="with norms before the sub-layers and a low rate it helps, too", quantity="loss without warm-up, pre-norm, 0.001", relation=">", threshold=0.02, unit="nats"),
         Prediction(says="decay helps", quantity="loss without decay", relation=">", threshold=0.02, unit="nats"),
         Prediction(says="dropout helps", quantity="loss without dropout", relation=">", threshold=0.02, unit="nats"),
@@ -77,7 +78,7 @@ class WarmupAndDropout(Study):
         Prediction(says="the studies' recipe beats the bigram", quantity="recipe minus bigram", relation="<", threshold=0.0, unit="nats"),
     )
     method: ClassVar[str] = (
-        "Four blocks from Glorot's start, norms before the sub-layers (peak learning rate 0.001 or 0.01) or after the sums (0.003 or 0.01), with a linear warm-up over the "
+        "Four blocks from Glorot's start, norms before the sub-layers (peak learning rate 0.001 or 0.01) or after the sums (0.003 or 0.005), with a linear warm-up over the "
         "first fifth of the steps or none, then half a cosine down to 0; gradients are not clipped, since clipping can hide what warm-up is for. At "
         "0.003 with norms before: no decay after the warm-up, and dropout of 0.1 of attention weights and of hidden units. A training that ends "
         "above a uniform guess, or in numbers that are not finite, counts as one. Each effect is without minus with, the same seed."
@@ -94,7 +95,7 @@ class WarmupAndDropout(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 5, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 200, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 280, "n_held_out": 600},
+        "full": {"n_seeds": 8, "steps": 280, "n_held_out": 600},
     }
 
     n_seeds: int = 3
@@ -117,7 +118,7 @@ class WarmupAndDropout(Study):
             *(Effect.over_seeds(f"loss without warm-up, {place}-norm, {rate:g}", values, "nats") for (place, rate), values in lost.items()),
             Effect.over_seeds("loss without decay", loss[str(Way(decay=False))] - loss[str(Way())], "nats"),
             Effect.over_seeds("loss without dropout", loss[str(Way())] - loss[str(Way(dropout=True))], "nats"),
-            Effect.over_seeds("post-norm minus bigram", loss[str(Way(place="post"))] - bigram(n=self.n_held_out), "nats"),
+            Effect.over_seeds("post-norm minus bigram", loss[str(Way(place="post", rate=CORNERS[0][1]))] - bigram(n=self.n_held_out), "nats"),
             Effect.over_seeds("recipe minus bigram", loss[str(Way())] - bigram(n=self.n_held_out), "nats"),
         ]
         return effects, {"arms": _arms_table(arms), "curves": _curves_table(curves)}
@@ -126,7 +127,7 @@ class WarmupAndDropout(Study):
         post_high, post, pre_high, pre_low = (effects[f"loss without warm-up, {place}-norm, {rate:g}"].estimate for place, rate in CORNERS)
         decay, dropout = effects["loss without decay"].estimate, effects["loss without dropout"].estimate
         return (
-            f"Without warm-up the loss changes by {post:+.2f} nats with norms after the sums at a rate of 0.003 and by {post_high:+.2f} at 0.01; with norms before the "
+            f"Without warm-up the loss changes by {post:+.2f} nats with norms after the sums at a rate of 0.003 and by {post_high:+.2f} at 0.005; with norms before the "
             f"sub-layers by {pre_high:+.2f} at 0.01 and {pre_low:+.2f} at 0.001. Without decay it changes by {decay:+.2f}, and without dropout, on text that is "
             f"read once, by {dropout:+.2f}."
         )
