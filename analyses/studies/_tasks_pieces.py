@@ -10,7 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -40,14 +40,14 @@ def letters_of(word: str) -> list[str]:
     return [letter if i == 0 else INNER + letter for i, letter in enumerate(word)]
 
 
-def library_wordpiece(d_vocab: int) -> tuple[set[str], Cut]:
-    """The pieces of two letters or more that `tokenizers`' WordPieceTrainer takes, and how they cut: longest match first."""
+def library_wordpiece(d_vocab: int) -> tuple[tuple[str, ...], Cut]:
+    """The pieces of two letters or more, as they were learnt, that `tokenizers`' WordPieceTrainer takes, and how they cut: longest match first."""
     backend = train_wordpiece([halves()[0]], d_vocab).backend
     vocab = backend.get_vocab()
     return merged(vocab), longest_match(vocab)
 
 
-def library_bpe(d_vocab: int) -> tuple[set[str], Cut]:
+def library_bpe(d_vocab: int) -> tuple[tuple[str, ...], Cut]:
     """The same of its BpeTrainer, which cuts by its merges in their order; d_vocab counts WordPiece's five special tokens, too."""
     alphabet = sorted({letter for word in words(0) for letter in letters_of(word)[1:]})
     learner = tokenizers.Tokenizer(models.BPE(continuing_subword_prefix=INNER))
@@ -72,12 +72,13 @@ def longest_match(vocab: Mapping[str, int]) -> Cut:
     return lambda word: [token.value for token in model.tokenize(word)]
 
 
-def merged(vocab: Mapping[str, int]) -> set[str]:
-    """The pieces that are no single letter and have no role."""
-    return {piece for piece in vocab if len(piece.removeprefix(INNER)) > 1 and not (piece.startswith("[") and piece.endswith("]"))}
+def merged(vocab: Mapping[str, int]) -> tuple[str, ...]:
+    """The pieces that are no single letter and have no role, by their numbers."""
+    ordered = sorted(vocab, key=vocab.__getitem__)
+    return tuple(piece for piece in ordered if len(piece.removeprefix(INNER)) > 1 and not (piece.startswith("[") and piece.endswith("]")))
 
 
-def pieces_by(rule: Rule, n_merges: int) -> set[str]:
+def pieces_by(rule: Rule, n_merges: int) -> tuple[str, ...]:
     """The pieces that n merges give, each of the pair that stands first by the rule; ties go to the pair first in the alphabet.
 
     `frequency` is the count of the pair (Sennrich et al. 2016); `likelihood` the gain in log-likelihood of the whole text under
@@ -89,7 +90,34 @@ def pieces_by(rule: Rule, n_merges: int) -> set[str]:
         if not text.pairs:
             break
         text.merge(max(text.pairs, key=lambda pair: (_score(rule, text, pair), _last_first(pair))))
-    return set(text.made)
+    return tuple(text.made)
+
+
+@cache
+def followed(pieces: tuple[str, ...]) -> dict[Rule, float]:
+    """Of pieces in the order in which they were learnt: the share whose pair stood first by each rule when it was merged.
+
+    Pairs that stand there together all count, so that it does not matter how a library breaks ties. Where several pairs give the
+    piece, the most frequent one was merged. Raises ValueError for a piece that no two neighbours give.
+
+    >>> pieces = library_bpe(150)[0]
+    >>> followed(pieces)["frequency"]
+    1.0
+    """
+    text, first = _Text(), Counter[Rule]()
+    for piece in pieces:
+        pair = max((pair for pair in text.pairs if _joined(pair) == piece), key=text.pairs.__getitem__, default=None)
+        if pair is None:
+            raise ValueError(f"no two neighbours of the text give the piece {piece!r} after {len(text.made)} merges")
+        for rule in get_args(Rule):
+            best = max(_score(rule, text, other) for other in text.pairs)
+            first[rule] += _score(rule, text, pair) >= best - 1e-9 * abs(best)
+        text.merge(pair)
+    return {rule: first[rule] / len(pieces) for rule in get_args(Rule)}
+
+
+def _joined(pair: tuple[str, str]) -> str:
+    return pair[0] + pair[1].removeprefix(INNER)
 
 
 class _Text:
@@ -108,7 +136,7 @@ class _Text:
 
     def merge(self, pair: tuple[str, str]) -> None:
         """Join the pair wherever it stands."""
-        whole = pair[0] + pair[1].removeprefix(INNER)
+        whole = _joined(pair)
         self.made.append(whole)
         for i in sorted(self.where.pop(pair)):
             self._count(i, -1)

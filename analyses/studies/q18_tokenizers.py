@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, get_args
@@ -16,7 +16,18 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._tasks_pieces import UNKNOWN, Cut, Rule, letters_of, library_bpe, library_wordpiece, longest_match, pieces_by, words
+from analyses.studies._tasks_pieces import (
+    UNKNOWN,
+    Cut,
+    Rule,
+    followed,
+    letters_of,
+    library_bpe,
+    library_wordpiece,
+    longest_match,
+    pieces_by,
+    words,
+)
 from analyses.studies._training import BASE, LENGTH, character_model, learn, recipe_of
 from analyses.studies._verdict import Prediction
 from model.training import CausalLM
@@ -36,8 +47,8 @@ class Tokenizers(Study):
     question: ClassVar[str] = "What are WordPiece and BPE?"
     popular: ClassVar[str] = "BPE merges the most frequent pairs; WordPiece builds its vocabulary by maximum likelihood."
     predictions: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(says="BPE merges the most frequent pair", quantity="overlap of BPE with the most frequent pairs", relation=">", threshold=0.95),
-        Prediction(says="WordPiece merges for likelihood, not for frequency", quantity="overlap of WordPiece with likelihood minus with frequency", relation=">", threshold=0.0),
+        Prediction(says="BPE merges the most frequent pair", quantity="merges of BPE that take a most frequent pair", relation=">", threshold=0.95),
+        Prediction(says="WordPiece merges for likelihood, not for frequency", quantity="merges of WordPiece with the largest likelihood minus most frequent", relation=">", threshold=0.0),
         Prediction(says="so their vocabularies differ", quantity="overlap of WordPiece with BPE", relation="<", threshold=0.9),
         Prediction(says="and likelihood gives the better model", quantity="gained by WordPiece over BPE", relation=">", threshold=0.02, unit="bits per character"),
     )  # fmt: skip
@@ -53,7 +64,8 @@ class Tokenizers(Study):
     method: ClassVar[str] = (
         "The library `tokenizers` learns BPE and WordPiece from the same prose, cut into the same lower-case words, to the same size. Beside them the three rules are "
         "written out, merge by merge: the most frequent pair; the largest gain in likelihood of a unigram model of the pieces, exactly; the count of the pair over "
-        "the product of the counts of its parts. Overlap: Jaccard index of the pieces of two letters or more. Other cuts: share of kinds of words that two tokenizers "
+        "the product of the counts of its parts. Merges: the share of the library's merges, in its own order, whose pair stood first by a rule at that moment, ties "
+        "included. Overlap: Jaccard index of the pieces of two letters or more, which ties lower. Other cuts: share of kinds of words that two tokenizers "
         "cut differently (BPE by its merges in order, WordPiece by longest match). Small decoders learn the prose in each set of pieces; their held-out loss is said "
         "per character, blanks left out, since tokens of different sizes do not compare. The peak learning rate is "
         f"{RATE:g}: at 0.003 some seeds end 0.1 bits above the others."
@@ -86,15 +98,16 @@ class Tokenizers(Study):
         rules, sizes = _rules(self.d_vocab), pd.DataFrame([_compared(d_vocab) for d_vocab in self.sizes])
         seeds = range(self.seed, self.seed + self.n_seeds)
         arms = pd.DataFrame(each(_arm, [(arm, self.d_vocab, seed, self.steps) for seed in seeds for arm in ARMS]))
-        overlap, bits = rules.set_index(["library", "rule"]).overlap, arms.pivot(index="seed", columns="arm", values="bits")
-        unigram = arms.pivot(index="seed", columns="arm", values="unigram_bits")
+        overlap, merges = (rules.set_index(["library", "rule"])[name] for name in ("overlap", "merges"))
+        bits, unigram = (arms.pivot(index="seed", columns="arm", values=name) for name in ("bits", "unigram_bits"))
         effects = [
-            Effect.exact("overlap of BPE with the most frequent pairs", overlap["BPE", "frequency"]),
+            Effect.exact("merges of BPE that take a most frequent pair", merges["BPE", "frequency"]),
             Effect.exact(
-                "overlap of WordPiece with likelihood minus with frequency",
-                overlap["WordPiece", "likelihood"] - overlap["WordPiece", "frequency"],
+                "merges of WordPiece with the largest likelihood minus most frequent",
+                merges["WordPiece", "likelihood"] - merges["WordPiece", "frequency"],
             ),
-            Effect.exact("overlap of WordPiece with the most frequent pairs", overlap["WordPiece", "frequency"]),
+            Effect.exact("merges of WordPiece that take a most frequent pair", merges["WordPiece", "frequency"]),
+            Effect.exact("merges of WordPiece that gain the most likelihood", merges["WordPiece", "likelihood"]),
             Effect.exact("overlap of WordPiece with the largest likelihood", overlap["WordPiece", "likelihood"]),
             Effect.exact("overlap of WordPiece with BPE", float(sizes.overlap.min())),
             Effect.exact("words cut differently, most", float(sizes.other_cuts.max())),
@@ -106,16 +119,17 @@ class Tokenizers(Study):
         return effects, {"rules": _rules_table(rules), "sizes": _sizes_table(sizes), "arms": _arms_table(arms)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        same, frequent, likely, most, fewest, gained, other = (
+        same, pairs, frequent, likely, most, fewest, gained, other = (
             effects[name].estimate for name in (
-                "overlap of WordPiece with BPE", "overlap of WordPiece with the most frequent pairs", "overlap of WordPiece with the largest likelihood",
+                "overlap of WordPiece with BPE", "merges of BPE that take a most frequent pair", "merges of WordPiece that take a most frequent pair",
+                "merges of WordPiece that gain the most likelihood",
                 "words cut differently, most", "words cut differently, fewest", "gained by WordPiece over BPE", "gained by likelihood over BPE",
             )
         )  # fmt: skip
         return (
-            f"The library's WordPiece shares {same:.1%} of its pieces with BPE at least, {frequent:.0%} with the rule of the most frequent pair and {likely:.0%} with that of "
-            f"the largest likelihood: it is BPE by another name. What differs is how words are cut, {fewest:.0%} to {most:.0%} of them; a model gains {gained:+.3f} bits "
-            f"per character by it, and {other:+.3f} by pieces that are truly chosen for likelihood."
+            f"{pairs:.0%} of the library's BPE merges take a most frequent pair, and {frequent:.0%} of its WordPiece merges, {likely:.0%} of which gain the most likelihood; "
+            f"the two share {same:.0%} of their pieces: WordPiece is BPE by another name. What differs is how words are cut, {fewest:.0%} to {most:.0%} of them; a model "
+            f"gains {gained:+.3f} bits per character by it, and {other:+.3f} by pieces that are truly chosen for likelihood."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -124,10 +138,10 @@ class Tokenizers(Study):
         mean, low, high = (values[list(ARMS)].to_numpy() for values in (by.mean(), by.min(), by.max()))
         return (
             Bars(
-                name="rules", title="Which rule the trained vocabularies follow",
-                caption=f"Jaccard index of the pieces of two letters or more with those of each rule, written out merge by merge; vocabulary of {self.d_vocab}.",
-                alt=", ".join(f"{row.library} and {row.rule} {row.overlap:.2f}" for row in rules.itertuples()),
-                labels=[f"{row.library}, {row.rule}" for row in rules.itertuples()], values=rules.overlap.to_numpy(), unit="overlap",
+                name="rules", title="Which rule the library's merges follow",
+                caption=f"Share of the merges, in the library's order, whose pair stood first by each rule at that moment; vocabulary of {self.d_vocab}.",
+                alt=", ".join(f"{row.library} and {row.rule} {row.merges:.2f}" for row in rules.itertuples()),
+                labels=[f"{row.library}, {row.rule}" for row in rules.itertuples()], values=rules.merges.to_numpy(), unit="share of the merges",
             ),
             Lines(
                 name="sizes", title="Do vocabularies and cuts agree, by size",
@@ -145,26 +159,25 @@ class Tokenizers(Study):
 
 
 @cache
-def _tokenizer(arm: str, d_vocab: int) -> tuple[frozenset[str], Cut]:
-    """Pieces of two letters or more, and how they cut."""
+def _tokenizer(arm: str, d_vocab: int) -> tuple[tuple[str, ...], Cut]:
+    """Pieces of two letters or more as they were learnt, and how they cut."""
     if arm == "BPE":
-        pieces, cut = library_bpe(d_vocab)
-    elif arm == "WordPiece":
-        pieces, cut = library_wordpiece(d_vocab)
-    else:
-        pieces = pieces_by("likelihood", len(_tokenizer("WordPiece", d_vocab)[0]))
-        cut = longest_match(_numbered(pieces))
-    return frozenset(pieces), cut
+        return library_bpe(d_vocab)
+    if arm == "WordPiece":
+        return library_wordpiece(d_vocab)
+    pieces = pieces_by("likelihood", len(_tokenizer("WordPiece", d_vocab)[0]))
+    return pieces, longest_match(_numbered(pieces))
 
 
-def _numbered(pieces: set[str] | frozenset[str]) -> dict[str, int]:
+def _numbered(pieces: Iterable[str]) -> dict[str, int]:
     """Every letter and piece with a number, the unknown one first."""
     letters = {letter for word in words(0) for letter in letters_of(word)}
-    return {piece: i for i, piece in enumerate([UNKNOWN, *sorted(letters | pieces)])}
+    return {piece: i for i, piece in enumerate([UNKNOWN, *sorted(letters | set(pieces))])}
 
 
-def _jaccard(first: frozenset[str] | set[str], second: frozenset[str] | set[str]) -> float:
-    return len(first & second) / len(first | second)
+def _jaccard(first: Iterable[str], second: Iterable[str]) -> float:
+    one, other = set(first), set(second)
+    return len(one & other) / len(one | other)
 
 
 def _rules(d_vocab: int) -> pd.DataFrame:
@@ -172,7 +185,11 @@ def _rules(d_vocab: int) -> pd.DataFrame:
     library = {arm: _tokenizer(arm, d_vocab)[0] for arm in ARMS[:2]}
     found = {rule: pieces_by(rule, len(library["WordPiece"])) for rule in get_args(Rule)}
     return pd.DataFrame(
-        [{"library": arm, "rule": rule, "overlap": _jaccard(library[arm], found[rule])} for arm in library for rule in found]
+        [
+            {"library": arm, "rule": rule, "merges": followed(library[arm])[rule], "overlap": _jaccard(library[arm], found[rule])}
+            for arm in library
+            for rule in found
+        ]
     )
 
 
@@ -213,6 +230,7 @@ def _rules_table(frame: pd.DataFrame) -> Table:
         "Which rule does the library follow?",
         library=("", "tokenizer"),
         rule=("", "which pair is merged next"),
+        merges=("1", "share of the library's merges, in its order, whose pair stood first by the rule at that moment; ties count"),
         overlap=("1", "Jaccard index of the pieces of two letters or more"),
     )
 

@@ -40,7 +40,8 @@ class OptimisationTricks(Study):
     question: ClassVar[str] = "Which tricks help optimisation?"
     popular: ClassVar[str] = "Warm-up, gradient clipping, weight decay and dropout raise stability and quality."
     predictions: ClassVar[tuple[Prediction, ...]] = tuple(
-        Prediction(says=f"{trick} lowers the loss", quantity=f"gained by {trick}", relation=">", threshold=0.02, unit="nats")
+        Prediction(says=f"{trick} lowers the loss{when}", quantity=f"gained by {trick}{at}", relation=">", threshold=0.02, unit="nats")
+        for at, when in (("", ""), (f" at {HIGH:g}", " at ten times the rate"))
         for trick in TRICKS.values()
     )
     gates: ClassVar[tuple[Prediction, ...]] = (

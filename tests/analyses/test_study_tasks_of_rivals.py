@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from analyses.studies._tasks_associations import N_KEYS, Associations, ValueOfKe
 from analyses.studies._tasks_drafts import ngram_draft, write_checked
 from analyses.studies._tasks_masking import BERT, MASK, Corrupted, Following, Hidden
 from analyses.studies._tasks_parity import Bits, Parity
-from analyses.studies._tasks_pieces import letters_of, merged, pieces_by
+from analyses.studies._tasks_pieces import followed, letters_of, merged, pieces_by
 from analyses.studies._tasks_triggers import ASK, N_CLASSES, N_PLAIN, Class, Triggers, classes, decisive
 from analyses.studies._tasks_writing import InTurn, log_probabilities, repeated_runs, write_by_rules
 from analyses.studies._training import BASE
@@ -109,10 +110,29 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_words")
 def test_every_rule_merges_the_pair_that_it_says() -> None:
     assert letters_of("aab") == ["a", "##a", "##b"]
-    assert pieces_by("frequency", 1) == {"##ab"}  # 4 times, as often as aa, and # stands before a
-    assert pieces_by("mutual information", 1) <= {"xy", "##yz"}  # rare letters that are always together
+    assert pieces_by("frequency", 1) == ("##ab",)  # 4 times, as often as aa, and # stands before a
+    assert set(pieces_by("mutual information", 1)) <= {"xy", "##yz"}  # rare letters that are always together
     assert len(pieces_by("frequency", 50)) == 5  # all words whole, then nothing is left to merge
-    assert merged({"[UNK]": 0, "a": 1, "##b": 2, "ab": 3, "##bc": 4}) == {"ab", "##bc"}
+    assert merged({"[UNK]": 0, "a": 1, "##b": 2, "ab": 3, "##bc": 4}) == ("ab", "##bc")
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What is remembered of one text is not taken for another."""
+    followed.cache_clear()
+    yield
+    followed.cache_clear()
+
+
+@pytest.mark.parametrize("rule", ["frequency", "likelihood", "mutual information"])
+@pytest.mark.usefixtures("few_words", "forget")
+def test_the_rule_that_was_followed_is_found_and_ties_do_not_matter(rule: str) -> None:
+    pieces = pieces_by(rule, 50)
+    found = followed(pieces)
+    assert found[rule] == 1.0 and min(found.values()) < 1.0
+    assert followed(("aa", "aab", "ab", "xy", "xyz"))["frequency"] == 1.0, "aa is as frequent as ab at first"
+    with pytest.raises(ValueError, match="no two neighbours of the text give the piece 'qa' after 1 merges"):
+        followed(("aa", "qa"))
 
 
 @pytest.mark.usefixtures("few_words")
