@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from reports import Column, Result, Table, page
+from tests.browser.test_page import BROKEN_IMAGES
 from tests.browser.test_variants import on_paper
 from tests.reports.samples import result
 
 pytestmark = pytest.mark.browser
+HANDBOOK = Path(__file__).parents[2] / "docs" / "handbook.html"
 N_ANALYSES, N_TABLES, N_ROWS = 40, 4, 9
 NODES = "() => document.getElementsByTagName('*').length"
 LAST = f"cell{N_ANALYSES - 1}of{N_TABLES - 1}row"
@@ -33,6 +36,17 @@ def analysis(number: int) -> Result:
 def crowded() -> str:
     """As many analyses as a handbook has, with tables: more nodes than a page may have that is all open."""
     return page([analysis(number) for number in range(N_ANALYSES)], title="Crowded")
+
+
+def test_the_handbook_keeps_the_rules_of_a_page(visit):
+    """Nothing from elsewhere, no complaint, every picture, at most 8 MB and 5,000 nodes."""
+    there = visit(HANDBOOK)
+    assert HANDBOOK.stat().st_size <= 8_000_000 and there.page.evaluate(NODES) < 5_000
+    assert there.page.evaluate(BROKEN_IMAGES) == [] and there.page.locator("#results > article").count() == 35
+    assert there.elsewhere == [] and there.complaints == []
+    for width in (375, 1280):
+        there.page.set_viewport_size({"width": width, "height": 900})
+        assert there.page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
 @pytest.fixture
