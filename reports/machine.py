@@ -117,7 +117,7 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
         "unit": evidence.unit,
         "threshold": threshold,
         "relation": evidence.relation or None,
-        "kept": holds(evidence), "outcome": evidence.outcome or None,
+        "kept": holds(evidence), "outcome": evidence.outcome or None, "margin": encode(float(evidence.margin), "margin"),
         "where": evidence.where,
         "source": evidence.source,
     }

@@ -116,9 +116,17 @@ def page_environment(results: Sequence[Result] = ()) -> Environment:
         "prose": with_minus, "first_sentence": first_sentence, "number": format_number, "plain": format_number, "with_unit": with_unit, "label": visible_label, "file": file_name, "flat": flat,
         "rows": rows_of, "table_file": lambda table, name, analysis: table_file(name, table, analysis), "picture": _picture, "view": placed_views(),
         "figure_numbers": lambda figure, analysis: figure_numbers(figure, analysis, tables.get(analysis, {})),
-        "relation": lambda relation: _RELATIONS.get(relation, relation),
+        "bound": _bound,
     }
     return environment
+
+
+def _bound(evidence: Evidence) -> str:
+    """What a number must be, in words: "≤ 2", "exactly 0", "1 ± 0.05"."""
+    bound = format_number(evidence.threshold)
+    if evidence.relation == "==" and evidence.margin:
+        return f"{bound} ± {format_number(evidence.margin)}"
+    return f"{_RELATIONS.get(evidence.relation, evidence.relation)} {bound}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class Evidence:
 
     `threshold` is None where the number is reported without being judged. `where` names the place
     (for example "L16H0"), `source` where the threshold comes from. `outcome` says how the interval of the number stands to the
-    threshold, where that decides and not the number alone.
+    threshold, where that decides and not the number alone. `margin` is how far from the threshold `==` may be.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Evidence:
     where: str = ""
     source: str = ""
     outcome: Literal["", "holds", "fails", "open"] = ""
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.threshold is None) != (self.relation == ""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from analyses.studies._effects import Effect
 from reports import Evidence, Status, Verdict
@@ -88,10 +88,7 @@ def status_of(outcomes: Sequence[Outcome]) -> Status:
 
 
 def _evidence(one: Prediction, effect: Effect, outcome: Outcome | None) -> Evidence:
-    missing = effect.estimate != effect.estimate
-    where = effect.interval()
-    if one.margin:
-        where = f"{where}; margin ± {one.margin:g}".removeprefix("; ")
-    if missing:
-        return Evidence(name=one.quantity, measured=float("nan"), unit=one.unit, where="not measured", source=one.says, outcome=outcome or "")
-    return Evidence(name=one.quantity, measured=effect.estimate, unit=one.unit, threshold=one.threshold, relation=one.relation, where=where, source=one.says, outcome=outcome or "")
+    said: dict[str, Any] = {"name": one.quantity, "unit": one.unit, "source": one.says, "outcome": outcome or ""}
+    if effect.estimate != effect.estimate:
+        return Evidence(**said, measured=float("nan"), where="not measured")
+    return Evidence(**said, measured=effect.estimate, threshold=one.threshold, relation=one.relation, margin=one.margin, where=effect.interval())

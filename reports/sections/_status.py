@@ -17,7 +17,7 @@ SIGNS = {
 """status of a verdict, then of a gate → (tone, sign), in the order of attention"""
 
 _HOLDS = {
-    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b, "==": lambda a, b: a == b,
+    "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
 }
 
 
@@ -67,11 +67,15 @@ def holds(evidence: Evidence) -> bool | None:
 
     >>> holds(Evidence(name="deviation", measured=3e-7, unit="1", threshold=1e-5, relation="<"))
     True
+    >>> holds(Evidence(name="size", measured=1.03, unit="1", threshold=1.0, relation="==", margin=0.05))
+    True
     """
     if evidence.threshold is None or evidence.measured != evidence.measured:
         return None
     if evidence.outcome:
         return {"holds": True, "fails": False, "open": None}[evidence.outcome]
+    if evidence.relation == "==":
+        return bool(evidence.measured == evidence.threshold or abs(evidence.measured - evidence.threshold) <= evidence.margin)
     return bool(_HOLDS[evidence.relation](evidence.measured, evidence.threshold))
 
 

@@ -34,7 +34,7 @@ _TEMPLATE = """
 {% for evidence in telling(result.verdict.evidence, 1 if signs[result.verdict.status][0] == "good" else 2) %}
 <p class="measure"><span class="name">{{ evidence.name | prose }}</span>
 <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>
-<span class="bound">{% if evidence.relation %}{{ "predicted" if evidence.outcome else "must be" }} {{ evidence.relation | relation }} {{ evidence.threshold | number }}{% endif %}
+<span class="bound">{% if evidence.relation %}{{ "predicted" if evidence.outcome else "must be" }} {{ evidence | bound }}{% endif %}
 {{ " · " if evidence.relation and evidence.where }}{% if evidence.where %}<a href="#{{ place(evidence, result, anchor) }}">{{ evidence.where | prose }}</a>{% endif %}</span></p>
 {% endfor %}
 <p class="go"><a href="#{{ anchor }}" aria-label="more on {{ result.title | label }}">more</a></p>

@@ -71,10 +71,13 @@ def test_evidence_says_whether_it_is_kept():
         Evidence(name="broken", measured=0.5, unit="1", threshold=0.3, relation="<"),
         Evidence(name="open", measured=math.nan, unit="1", threshold=0.3, relation="<"),
         Evidence(name="told", measured=-math.inf, unit="1"),
+        Evidence(name="near", measured=1.03, unit="1", threshold=1.0, relation="==", margin=0.05),
+        Evidence(name="far", measured=1.03, unit="1", threshold=1.0, relation="==", margin=0.02),
     )
     report = valid(machine_report([result(verdict=Verdict(status="inconclusive", claim="c", evidence=evidence))], {}))
     told = {e["name"]: e for e in report["analyses"][0]["verdict"]["evidence"]}
-    assert [told[name]["kept"] for name in ("kept", "broken", "open", "told")] == [True, False, None, None]
+    assert [told[name]["kept"] for name in ("kept", "broken", "open", "told", "near", "far")] == [True, False, None, None, True, False]
+    assert [told[name]["margin"] for name in ("kept", "near")] == [0.0, 0.05]
     assert told["open"]["measured"] == {"$float": "nan"} and told["told"]["measured"] == {"$float": "-inf"}
     assert told["told"]["threshold"] is None and told["told"]["relation"] is None and told["open"]["threshold"] == 0.3
 

@@ -228,6 +228,13 @@ def test_a_card_says_what_was_measured_against_which_bound_and_where():
     assert rows.index("unjudged 3 heads") > rows.index("kept 1 nats ≤ 2 ✓ kept")
 
 
+def test_a_number_within_the_margin_of_what_it_must_be_equal_to_is_kept():
+    evidence = [Evidence(name=f"weights {m}", measured=1.03, unit="1", threshold=1.0, relation="==", margin=m) for m in (0.05, 0.02)]
+    parsed = checked(page([result(verdict=Verdict(status="confirmed", claim="c", evidence=tuple(evidence)), figures=(), tables={})], title="t"))
+    rows = [" ".join(one.split()) for one in parsed.text["tr"]]
+    assert "weights 0.05 1.03 1 ± 0.05 ✓ kept" in rows and "weights 0.02 1.03 1 ± 0.02 ✕ broken" in rows
+
+
 def test_numbers_without_a_threshold_are_folded_and_counted():
     judged = Evidence(name="judged", measured=0.0, unit="1", threshold=0.0, relation="==")
     some = tuple(Evidence(name=f"told {i}", measured=-1.0, unit="1", source="somebody") for i in range(9))
