@@ -12,6 +12,7 @@ from analyses._anatomy import Inputs, Model, kind_of
 from analyses._corpus import Prompt, tokenize_prompts
 from analyses._examples import Task
 from analyses._rank_correlation import rank_correlation
+from analyses._reading import whole
 from analyses._sign_flip import family_wise_p
 from probes import (
     Metric,
@@ -44,12 +45,12 @@ def on_prompts(model: Model, prompts: Sequence[Prompt], ablations: Sequence[Abla
     for kind in ablations:
         if kind != "resample":
             change = zero() if kind == "zero" else mean(inputs)
-            found.append((kind, sweep(model, inputs, ablate_heads(model, change), contrast(prompts), progress=True)))
+            found.append((kind, whole(sweep(model, inputs, ablate_heads(model, change), contrast(prompts), progress=True))))
         elif paired:
             with torch.no_grad(), record(model, "*attn.z") as corrupt:
                 model(*tokenize_prompts(model, paired, corrupt=True))
             edits = ablate_heads(model, patch(corrupt))
-            found.append((kind, sweep(model, tokenize_prompts(model, paired), edits, contrast(paired), progress=True)))
+            found.append((kind, whole(sweep(model, tokenize_prompts(model, paired), edits, contrast(paired), progress=True))))
     return found
 
 
@@ -59,7 +60,7 @@ def on_text(model: Model, task: Task, ablations: Sequence[Ablation], seed: int) 
     changes = {"zero": lambda: zero(), "mean": lambda: mean(reference), "resample": lambda: resample(reference, generator)}
     able = len(reference[0]) > 1 and one_length(reference)
     kinds = [kind for kind in ablations if kind != "resample" or able]
-    return [(kind, sweep(model, task.inputs, ablate_heads(model, changes[kind]()), task.metric, progress=True)) for kind in kinds]
+    return [(kind, whole(sweep(model, task.inputs, ablate_heads(model, changes[kind]()), task.metric, progress=True))) for kind in kinds]
 
 
 def one_length(inputs: Inputs) -> bool:
@@ -106,7 +107,7 @@ def no_op(model: Model, inputs: Inputs, metric: Metric) -> pd.DataFrame:
         largest = float(model(*two).abs().max())
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     edits = [edit for edit in ablate_heads(model, scale(1.0)) if model.step_of(edit.site) in layers]
-    effect = sweep(model, two, edits, metric)["effect"].abs().max()
+    effect = whole(sweep(model, two, edits, metric))["effect"].abs().max()
     row = {"gate": "a head's output times 1", "measured": float(effect), "bound": 100 * torch.finfo(model.dtype).eps * max(largest, 1.0)}
     return pd.DataFrame([row])
 

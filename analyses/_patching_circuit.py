@@ -10,6 +10,7 @@ import pandas as pd
 
 from analyses._anatomy import Model, attentions, head_label, sides
 from analyses._patching_measure import Pairs, pairs_of
+from analyses._reading import whole
 from model import EncoderDecoder
 from probes import Edge, Node, path_patch
 from probes.circuits.edges import behind, paths_of
@@ -102,7 +103,7 @@ def _edges(model: Model, parts: Sequence[Part], *, apart: bool = False) -> list[
 def _measured(model: Model, pairs: Pairs, edges: Sequence[Labelled], direction: Direction) -> pd.DataFrame:
     """The share of each edge: clean into the corrupt run, or the other way round."""
     base, other = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
-    table = path_patch(model, base, other, [group for *_, group in edges], pairs.metric)
+    table = whole(path_patch(model, base, other, [group for *_, group in edges], pairs.metric, least_gap=0.0, progress=True))
     gap = float((table["corrupt"] - table["clean"]).groupby(table["example"]).first().mean())
     effects = table.groupby("set")["effect"].mean().to_numpy(float)
     with np.errstate(divide="ignore", invalid="ignore"):

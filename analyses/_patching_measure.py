@@ -13,6 +13,7 @@ from torch import Tensor
 
 from analyses._anatomy import Inputs, Model, kind_of
 from analyses._corpus import Corpus, Prompt
+from analyses._reading import whole
 from analyses._sign_flip import family_wise_p
 from model import EncoderDecoder
 from probes import (
@@ -106,16 +107,11 @@ def heads(model: Model, pairs: Pairs, direction: Direction, seed: int) -> pd.Dat
     A mean of each prompt's own share would hang on the few prompts whose gap is small.
     """
     places = _differing(model, pairs)
-    table = patching(
-        model,
-        pairs.clean,
-        pairs.corrupt,
-        pairs.metric,
-        "z",
-        direction=direction,
-        least_gap=0.0,
-        grid=lambda values: [replace(edit, positions=places) for edit in patch_sites(model, values, "z")],
-    )
+
+    def grid(values: Mapping[str, Tensor]) -> list[Edit]:
+        return [replace(edit, positions=places) for edit in patch_sites(model, values, "z")]
+
+    table = whole(patching(model, pairs.clean, pairs.corrupt, pairs.metric, "z", direction=direction, least_gap=0.0, grid=grid, progress=True))
     one = table[["edit", "site", "layer", "head"]].drop_duplicates()
     effects = table["effect"].to_numpy(float).reshape(len(one), -1)  # heads prompts
     gaps = (table["clean"] - table["corrupt"]).to_numpy(float)[: effects.shape[1]] * (1 if direction == "denoise" else -1)
@@ -161,7 +157,7 @@ def _map(model: Model, number: int, prompt: Prompt, direction: Direction, n_posi
     def grid(values: Mapping[str, Tensor]) -> list[Edit]:
         return [edit for name in values for edit in patch_sites(model, values, name, positions=_shown(model, name, pairs, n_positions))]
 
-    table = patching(model, pairs.clean, pairs.corrupt, pairs.metric, words, direction=direction, least_gap=0.0, grid=grid)
+    table = whole(patching(model, pairs.clean, pairs.corrupt, pairs.metric, words, direction=direction, least_gap=0.0, grid=grid, progress=True))
     rows = []
     for row in table.itertuples():
         stack = row.site.partition(".")[0] if isinstance(model, EncoderDecoder) else ""
@@ -194,10 +190,10 @@ def gates(model: Model, pairs: Pairs) -> pd.DataFrame:
         largest = max(float(model(*clean).abs().max()), 1.0)
     layers = {0, model.n_layers // 2, model.n_layers - 1}
     edits = [edit for edit in patch_sites(model, values, "z", heads=None) if model.step_of(edit.site) in layers]
-    own = float(sweep(model, clean, edits, metric)["effect"].abs().max())
+    own = float(whole(sweep(model, clean, edits, metric))["effect"].abs().max())
     first = "encoder.blocks.0.resid_pre" if isinstance(model, EncoderDecoder) else "blocks.0.resid_pre"
-    whole = patching(model, clean, corrupt, metric, first, least_gap=0.0)
-    rest = float((whole["edited"] - whole["clean"]).abs().max())
+    entered = whole(patching(model, clean, corrupt, metric, first, least_gap=0.0))
+    rest = float((entered["edited"] - entered["clean"]).abs().max())
     bound = 100 * torch.finfo(model.dtype).eps * largest
     return pd.DataFrame(
         [("clean values into the clean run", own, bound), ("all that enters block 0", rest, bound)], columns=["gate", "measured", "bound"]

@@ -1,8 +1,10 @@
-"""How does an analysis read its examples? As one stream of batches, whole or not at all."""
+"""How does an analysis read and sweep its examples? Whole, or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+
+import pandas as pd
 
 from analyses._anatomy import Inputs, Model
 from probes import read_stream
@@ -15,6 +17,19 @@ def read_whole(model: Model, inputs: Inputs, statistics: Mapping[str, Statistic]
     if not reading.complete:
         raise KeyboardInterrupt
     return {name: statistic.state for name, statistic in reading.statistics.items()}
+
+
+def whole(swept: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a sweep. Raises KeyboardInterrupt where it was interrupted: some of the edits are no result.
+
+    >>> table = pd.DataFrame({"effect": [0.0]})
+    >>> table.attrs["complete"] = True
+    >>> len(whole(table))
+    1
+    """
+    if not swept.attrs["complete"]:
+        raise KeyboardInterrupt
+    return swept
 
 
 def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:

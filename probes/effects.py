@@ -80,11 +80,13 @@ def recovery(
 
 def check_gap(clean: ArrayLike, corrupt: ArrayLike, *, unit: str = "") -> None:
     """Raises SiteError for a degenerate task: clean and corrupt metric differ, on average, by less than 10 % of the clean one,
-    or by less than 5 standard errors of the difference. What an edit recovers of such a gap is noise.
+    or by less than 5 standard errors of the difference. What an edit recovers of such a gap is noise. So it does for no example, and for a metric that is not finite.
 
     >>> check_gap([3.0, 3.5, 3.1], [-2.0, -2.5, -2.2])
     """
     clean, corrupt = (np.asarray(metric, dtype=float) for metric in (clean, corrupt))
+    if not clean.size or not (np.isfinite(clean).all() and np.isfinite(corrupt).all()):
+        raise SiteError(f"the metric must be a finite number for each of at least one example, got clean {clean} and corrupt {corrupt}")
     gap, unit = clean - corrupt, f" {unit}" if unit else ""
     mean, whole = float(gap.mean()), float(clean.mean())
     if mean == 0 or abs(mean) < LEAST_SHARE * abs(whole):

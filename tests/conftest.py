@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from model import EncoderDecoder, Transformer, load_model, wrap
 from model.architectures import architectures
+from probes import Metric, Observable
+from probes.metrics import Readout
 
 FAMILIES = [
     pytest.param((name, i), id=f"{name}-{i}") for name, family in architectures().items() for i in range(len(family.random_configs))
@@ -131,3 +133,21 @@ def smollm2() -> Transformer:
 def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest expected value."""
     return float((got - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def interrupted(metric: Metric, call: int, calls: list[int] | None = None) -> Metric:
+    """The same metric, at whose `call`-th measurement Ctrl-C is pressed; counted over all batches and models, and metrics that share `calls`."""
+    calls = [] if calls is None else calls
+
+    def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        readout = metric.on(model, inputs)
+
+        def measure(logits: Tensor, clean: Tensor) -> Tensor:
+            calls.append(1)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return readout.measure(logits, clean)
+
+        return replace(readout, measure=measure)
+
+    return replace(metric, on=on)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analyses._contract import table
+from analyses._reading import whole
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._verdict import Prediction
@@ -185,7 +186,7 @@ def _apart(model: Transformer, windows: list[tuple[Tensor, Tensor]]) -> tuple[pd
 def _silenced(model: Transformer, batch: tuple[Tensor, Tensor]) -> pd.DataFrame:
     """Rise of the loss without each head, and without all heads of each layer (head −1), mean over windows."""
     layers = [Edit(f"blocks.{layer}.attn.z", zero()) for layer in range(model.n_layers)]
-    found = sweep(model, (batch[0],), [*ablate_heads(model, zero()), *layers], loss())
+    found = whole(sweep(model, (batch[0],), [*ablate_heads(model, zero()), *layers], loss()))
     found["head"] = found["head"].fillna(-1).astype(int)
     return found.groupby(["layer", "head"], as_index=False).effect.mean().rename(columns={"effect": "rise"}).astype({"layer": int})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from probes.metrics import Metric, Readout
 from probes.observable import Steppable, select
 from probes.record import record
 from probes.sweep.edits_by_name import heads_at
-from probes.sweep.pairs import check_pairs
+from probes.sweep.pairs import LEAST_GAP, check_gaps, check_pairs
 
 EdgeSet = Edge | tuple[Edge, ...]
 """One edge, or several that are patched together."""
@@ -30,7 +31,8 @@ NAMED = 3
 
 
 def path_patch(
-    model: Steppable, clean: Inputs, corrupt: Inputs, edges: Iterable[EdgeSet], metric: Metric, *, progress: bool = False
+    model: Steppable, clean: Inputs, corrupt: Inputs, edges: Iterable[EdgeSet], metric: Metric, *,
+    least_gap: float = LEAST_GAP, progress: bool = False,
 ) -> pd.DataFrame:
     """Path patching (Wang et al. 2023; Goldowsky-Dill et al. 2023) of any edges, a row per set of edges and example.
 
@@ -41,9 +43,11 @@ def path_patch(
     activation patch. To patch corrupt ← clean, exchange the two inputs.
 
     Columns: `set` (its number), `sender`, `receiver`, `example`, `clean`, `corrupt` (the metric of both whole runs, read as in
-    the clean one), `edited`, `effect` = edited − clean, and `share`, how much of the gap between the two runs that is.
+    the clean one), `edited`, `effect` = edited − clean, and `share`, how much of the gap between the two runs that is. Ctrl-C
+    leaves the rows of those sets that are done, `attrs["complete"]` then being False, and a warning.
 
-    Raises SiteError for inputs of different length, no edge, an edge to a part that does not read the stream behind its
+    Raises SiteError for inputs of different length, for an example in which the two runs differ by less than `least_gap` of the
+    clean metric (0 takes all, and gives no share where there is no gap), no edge, an edge to a part that does not read the stream behind its
     sender, and heads that there are not; ValueError where what a sender writes is no term of a sum (post-norm), and for a
     site that is no part.
 
@@ -59,15 +63,28 @@ def path_patch(
     _check(model, paths, sets)
     with torch.no_grad():
         pair = _Pair.of(model, paths, clean, corrupt, sets, metric)
-        measured = [pair.patched(one) for one in tqdm(sets, desc="path patching", disable=None if progress else True, leave=False)]
+        if least_gap:
+            check_gaps(pair.clean, pair.corrupt, least_gap)
+        measured = _measured(pair, sets, progress)
     rows = [
         {"set": i, **_label(one), "example": k, "clean": a, "corrupt": b, "edited": v, "effect": v - a, "share": _share(v - a, b - a)}
-        for i, (one, values) in enumerate(zip(sets, measured, strict=True))
+        for i, (one, values) in enumerate(zip(sets, measured))
         for k, (a, b, v) in enumerate(zip(pair.clean.tolist(), pair.corrupt.tolist(), values.tolist(), strict=True))
     ]
     table = pd.DataFrame(rows, columns=["set", "sender", "receiver", "example", "clean", "corrupt", "edited", "effect", "share"])
-    table.attrs = {"metric": metric.name, "unit": metric.unit, "exact": True}
+    table.attrs = {"metric": metric.name, "unit": metric.unit, "exact": True, "complete": len(measured) == len(sets)}
     return table
+
+
+def _measured(pair: _Pair, sets: Sequence[tuple[Edge, ...]], progress: bool) -> list[Tensor]:
+    """The metric under each set, of those that come before Ctrl-C."""
+    measured: list[Tensor] = []
+    try:
+        for one in tqdm(sets, desc="path patching", disable=None if progress else True, leave=False):
+            measured.append(pair.patched(one))
+    except KeyboardInterrupt:
+        warnings.warn(f"path patching was interrupted: {len(measured)} of {len(sets)} sets are done", RuntimeWarning, stacklevel=3)
+    return measured
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -57,9 +57,10 @@ def screen_then_verify(
     not verified); both are means over examples in the unit of the metric. `attrs`: `threshold`, the k-th largest |exact| among the first; `n_exceeding`, how many of the
     random ones exceed it; `missed_at_most`, the share of the others that do, at most, at 95 % confidence. The bound assumes
     nothing about the effects: it inverts the hypergeometric distribution of the draw (the finite form of Clopper & Pearson
-    1934). Where none exceeds it is no more than 1 − 0.05^(1/n_checked), which is 5 % for 59.
+    1934). Where none exceeds it is no more than 1 − 0.05^(1/n_checked), which is 5 % for 59. Ctrl-C leaves the estimates and those
+    nodes that are verified, `complete` then being False; before all of the first are, there is no threshold and no bound but 1.
 
-    Raises SiteError for k, n_first or n_checked that the nodes do not allow, and as `attribution_patching` and `sweep` do.
+    Raises KeyboardInterrupt before there is a ranking, SiteError for k, n_first or n_checked that the nodes do not allow, and as `attribution_patching` and `sweep` do.
 
     >>> from model import Transformer, TransformerConfig; from probes import logit_difference
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -84,18 +85,21 @@ def screen_then_verify(
     drawn = torch.randperm(n_others, generator=generator)[:n_checked].tolist()
     chosen = order[:n_first] + [order[n_first + i] for i in drawn]
     swept = sweep(model, clean, [nodes[i] for i in chosen], metric)
-    effects = _means(swept["effect"], len(chosen))
-    threshold = float(effects[:n_first].abs().topk(k).values[-1])
-    n_exceeding = int((effects[n_first:].abs() > threshold).sum())
+    done = swept["edit"].unique()  # numbers among the chosen
+    effects = pd.Series(swept["effect"].to_numpy(float).reshape(-1, len(clean[0])).mean(1), index=done)
+    firsts, others = effects[effects.index < n_first].abs(), effects[effects.index >= n_first].abs()
+    threshold = float(firsts.nlargest(k).iloc[-1]) if len(firsts) == n_first else float("nan")
+    n_exceeding = int((~(others <= threshold)).sum())
+    bound = most_exceeding(n_exceeding, len(others), n_others) / max(n_others, 1) if threshold == threshold else 1.0
     table = labels_of(nodes)
     table["rank"] = pd.Series({i: rank for rank, i in enumerate(order, 1)})
     table["estimate"] = estimated.tolist()
-    table["verified"] = table.index.isin(chosen)
-    table["exact"] = pd.Series(effects.tolist(), index=chosen)
+    table["exact"] = pd.Series(effects.tolist(), index=[chosen[i] for i in effects.index], dtype=float)
+    table.insert(table.columns.get_loc("exact"), "verified", table["exact"].index.isin([chosen[i] for i in effects.index]))
     table.attrs = {
         "metric": metric.name, "unit": metric.unit, "exact": "where verified", "estimated": str(by), "k": k, "n_first": n_first, "threshold": threshold,
-        "n_checked": len(drawn), "n_exceeding": n_exceeding, "confidence": CONFIDENCE,
-        "missed_at_most": most_exceeding(n_exceeding, len(drawn), n_others) / max(n_others, 1), "token_steps": swept.attrs["token_steps"],
+        "n_checked": len(others), "n_exceeding": n_exceeding, "confidence": CONFIDENCE,
+        "missed_at_most": bound, "complete": swept.attrs["complete"], "token_steps": swept.attrs["token_steps"],
     }  # fmt: skip
     return table
 
@@ -154,7 +158,10 @@ def _estimated(
     if not isinstance(model, torch.nn.Module):
         raise SiteError(f"a screen in bfloat16 needs a model that can be copied, {type(model).__name__} is no module")
     copy = deepcopy(model).to(torch.bfloat16)
-    return _means(sweep(copy, clean, _patches(copy, corrupt, names, by_position), metric)["effect"], len(nodes))
+    swept = sweep(copy, clean, _patches(copy, corrupt, names, by_position), metric)
+    if not swept.attrs["complete"]:
+        raise KeyboardInterrupt
+    return _means(swept["effect"], len(nodes))
 
 
 def _means(rows: pd.Series, n: int) -> Float[Tensor, "nodes"]:

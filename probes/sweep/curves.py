@@ -42,7 +42,7 @@ def cumulative_sweep(
 
     Columns are those of `sweep` behind `step`, which counts from 1; `edit`, `site`, `layer`, `head` and `position` are
     those of the edit that is added at the step, `edited` is the metric under it and all before it, and `effect` = edited −
-    clean. Raises SiteError as `sweep` does.
+    clean. After Ctrl-C the steps that are done are left, as in `sweep`. Raises SiteError as `sweep` does.
 
     >>> import torch; from model import Transformer, TransformerConfig; from probes import ablate_heads, loss, zero
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -68,7 +68,8 @@ def greedy_sweep(
     """The same where each step adds the edit that changes the metric most, given all before it; None: until none is left.
 
     What is compared is |mean over examples of edited − that of the step before|; of equals, the first is taken. Heads that
-    back each other up look idle one at a time and not here; n edits take up to n (n + 1) / 2 of them in a sweep.
+    back each other up look idle one at a time and not here; n edits take up to n (n + 1) / 2 of them in a sweep. Ctrl-C leaves
+    the steps that are done: one whose edits were not all tried is not.
 
     Raises SiteError for a number of steps that is not between 1 and the number of edits, and as `sweep` does.
     """
@@ -81,13 +82,15 @@ def greedy_sweep(
     for number in range(1, n_steps + 1):
         left = [i for i in range(len(single)) if i not in chosen]
         table = sweep(model, batch, [_union(single, [*chosen, i]) for i in left], metric, progress=progress)
+        attrs = {**table.attrs, **{name: attrs.get(name, 0) + table.attrs[name] for name in ("block_steps", "token_steps")}}
+        if not attrs["complete"]:
+            break
         means = table.groupby("edit", sort=True)["edited"].mean()
         last = table["clean"][table["edit"] == table["edit"].iloc[0]].mean() if before is None else before
         best = int((means - last).abs().fillna(-1.0).to_numpy().argmax())
         chosen.append(left[best])
         before = float(means.iloc[best])
         steps.append(_step(table[table["edit"] == best], number, left[best], single[left[best]]))
-        attrs = {**table.attrs, **{name: attrs.get(name, 0) + table.attrs[name] for name in ("block_steps", "token_steps")}}
     return _joined(steps, attrs)
 
 
@@ -102,6 +105,6 @@ def _step(rows: pd.DataFrame, step: int, number: int, added: tuple[Edit, ...]) -
 
 def _joined(steps: Sequence[pd.DataFrame], attrs: dict) -> pd.DataFrame:
     whole = {"layer": "Int64", "head": "Int64", "position": "Int64"}
-    table = pd.concat([step.astype(whole) for step in steps], ignore_index=True)
+    table = pd.concat([step.astype(whole) for step in steps], ignore_index=True) if steps else pd.DataFrame(columns=list(CURVE))
     table.attrs = dict(attrs)
     return table

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probes.edits import Edit
 from probes.errors import SiteError
 from probes.intervene import EditSet
 from probes.metrics import Metric
@@ -47,7 +48,7 @@ def noise_floor(
     (MPS), and for a model that has it already, there is no `dtype`. The largest of a sample is not the largest of all:
     an edit outside it can be noisier.
 
-    Raises SiteError for fewer than one edit, for a model that cannot be copied, and as `sweep` does.
+    Raises KeyboardInterrupt where it is interrupted, SiteError for fewer than one edit, for a model that cannot be copied, and as `sweep` does.
 
     >>> from model import Transformer, TransformerConfig; from probes import ablate_heads, logit_difference, zero
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -61,10 +62,10 @@ def noise_floor(
     drawn = torch.randperm(len(sets), generator=torch.Generator().manual_seed(seed))[:n_edits].sort().values.tolist()
     chosen = [sets[i] for i in drawn]
     wider = _wider(model, batch)
-    here = sweep(model, batch, chosen, metric)["effect"]
+    here = _effects(model, batch, chosen, metric)
     with _threads(2 if torch.get_num_threads() == 1 else 1):
-        threads = _largest(here - sweep(model, batch, chosen, metric)["effect"])
-    dtype = None if wider is None else _largest(here - sweep(wider, batch, chosen, metric)["effect"])
+        threads = _largest(here - _effects(model, batch, chosen, metric))
+    dtype = None if wider is None else _largest(here - _effects(wider, batch, chosen, metric))
     return NoiseFloor(threads=threads, dtype=dtype, n_edits=len(chosen), metric=metric.name, unit=metric.unit)
 
 
@@ -83,6 +84,14 @@ def mark_noise(table: pd.DataFrame, floor: NoiseFloor) -> pd.DataFrame:
     marked = table.assign(above_noise=table["effect"].abs() > floor.largest)
     marked.attrs = {**table.attrs, "noise_floor": floor.largest}
     return marked
+
+
+def _effects(model: Observable, batch: tuple[Tensor | None, ...], sets: list[tuple[Edit, ...]], metric: Metric) -> pd.Series:
+    """All effects, or KeyboardInterrupt: the largest of some is no floor."""
+    table = sweep(model, batch, sets, metric)
+    if not table.attrs["complete"]:
+        raise KeyboardInterrupt
+    return table["effect"]
 
 
 def _largest(difference: pd.Series) -> float:

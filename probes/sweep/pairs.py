@@ -1,9 +1,14 @@
-"""Can two inputs be patched into each other? Only where every example has its tokens at the same places in both."""
+"""Can two inputs be patched into each other? Only where every example has its tokens at the same places, and another answer."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from probes.errors import SiteError
 from probes.inputs import Inputs, mask_at, two_sequences, written
+
+LEAST_GAP = 0.1
+"""an example is refused where the metric of the two runs differs by less than this share of the clean one"""
 
 
 def check_pairs(clean: Inputs, corrupt: Inputs) -> None:
@@ -28,3 +33,14 @@ def check_pairs(clean: Inputs, corrupt: Inputs) -> None:
             counts = [int(mask[i].sum()) for mask in real]
             how = f"it has {counts[0]} and {counts[1]}" if counts[0] != counts[1] else f"its {counts[0]} are padded on different sides"
             raise SiteError(f"example {i} must have its tokens at the same places in clean and corrupt, {how}")
+
+
+def check_gaps(clean: Tensor, corrupt: Tensor, least_gap: float) -> None:
+    """Raises SiteError for an example in which the two runs differ too little."""
+    degenerate = ~((clean - corrupt).abs() >= least_gap * clean.abs()) | (clean == corrupt)
+    if bool(degenerate.any()):
+        i = int(degenerate.nonzero()[0])
+        raise SiteError(
+            f"there is nothing to restore in example {i}: the metric is {float(clean[i]):.4g} clean and {float(corrupt[i]):.4g} corrupt, "
+            f"which differ by less than {100 * least_gap:g} % of the clean one"
+        )

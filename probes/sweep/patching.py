@@ -15,14 +15,12 @@ from probes.inputs import Inputs
 from probes.metrics import Metric
 from probes.observable import Observable
 from probes.record import Activations, record
-from probes.sweep.pairs import check_pairs
+from probes.sweep.pairs import LEAST_GAP, check_gaps, check_pairs
 from probes.sweep.patch_grid import named, patch_sites
 from probes.sweep.run import sweep
 
 Direction = Literal["denoise", "noise"]
 Grid = Callable[[Activations], Iterable[Edit]]
-LEAST_GAP = 0.1
-"""an example is refused where the metric of the two runs differs by less than this share of the clean one"""
 
 
 def patching(
@@ -35,6 +33,7 @@ def patching(
     direction: Direction = "denoise",
     grid: Grid | None = None,
     least_gap: float = LEAST_GAP,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Activation patching between two inputs of the same length (Vig et al. 2020; Meng et al. 2022; Zhang & Nanda 2024).
 
@@ -67,20 +66,9 @@ def patching(
         readout = metric.on(model, run)
         own, other = readout.of(model(*run)), readout.of(output)
         of_run, of_source = readout.measure(own, own).double(), readout.measure(other, own).double()
-    _check_gap(*((of_source, of_run) if direction == "denoise" else (of_run, of_source)), least_gap)
+    check_gaps(*((of_source, of_run) if direction == "denoise" else (of_run, of_source)), least_gap)
     edits = list(patch_sites(model, values, names) if grid is None else grid(values))
-    return _compared(sweep(model, run, edits, metric, progress=True), of_source, direction)
-
-
-def _check_gap(clean: Tensor, corrupt: Tensor, least_gap: float) -> None:
-    """Raises SiteError for an example in which the two runs differ too little."""
-    degenerate = ~((clean - corrupt).abs() >= least_gap * clean.abs()) | (clean == corrupt)
-    if bool(degenerate.any()):
-        i = int(degenerate.nonzero()[0])
-        raise SiteError(
-            f"there is nothing to restore in example {i}: the metric is {float(clean[i]):.4g} clean and {float(corrupt[i]):.4g} corrupt, "
-            f"which differ by less than {100 * least_gap:g} % of the clean one"
-        )
+    return _compared(sweep(model, run, edits, metric, progress=progress), of_source, direction)
 
 
 def _compared(table: pd.DataFrame, source: Tensor, direction: Direction) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 import torch
 
+from analyses import _head_ablation_measure as measured
 from analyses._corpus import Corpus, Prompt, load_corpus, tokenize_prompts
 from analyses._examples import examples, text_task
 from analyses._head_ablation_measure import summary
@@ -27,7 +28,7 @@ from model import (
     wrap,
 )
 from probes import Edit, intervene, logit_difference, loss, record, zero
-from tests.conftest import hugging_face
+from tests.conftest import hugging_face, interrupted
 
 ALL = ("zero", "mean", "resample")
 
@@ -284,3 +285,13 @@ def test_masked_tokens_are_the_task_of_a_masked_language_model() -> None:
     torch.testing.assert_close(task.metric(model, task.inputs), -(log_p * masked).sum(1) / 2)
     result = ANALYSIS(n_chunks=4, length=12, loss_ablations=("mean",)).run(model, corpus)
     assert set(result.tables["effects"].frame["metric"]) == {"masked_loss"} and result.figures[0].name == "strongest-heads"
+
+
+@pytest.mark.filterwarnings("ignore:.*was interrupted")
+@pytest.mark.parametrize("call", [2, 4, 10, 20])
+def test_an_interrupted_run_has_no_result(model: Transformer, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(measured, "logit_difference", lambda *answers: interrupted(logit_difference(*answers), call, calls))
+    with pytest.raises(KeyboardInterrupt):
+        ANALYSIS(ablations=("zero", "mean"), n_prompts=4, n_chunks=2).run(model, corpus_that_works(model, 4))
+    assert len(calls) == call

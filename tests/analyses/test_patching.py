@@ -15,8 +15,8 @@ from analyses._corpus import Corpus, Prompt, load_corpus
 from analyses.patching import ANALYSIS
 from model import EncoderDecoder, Tokenizer, Transformer, load_model, wrap
 from model.zoo.planted_induction import planted_induction
-from probes import Edit, intervene, loss, patch, record
-from tests.conftest import hugging_face
+from probes import Edit, intervene, logit_difference, loss, patch, record
+from tests.conftest import hugging_face, interrupted
 
 
 def letters(n: int) -> Tokenizer:
@@ -193,3 +193,13 @@ def test_an_encoder_decoder_reads_a_corrupt_source() -> None:
 def test_parameters_are_checked(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANALYSIS(**values)
+
+
+@pytest.mark.filterwarnings("ignore:.*was interrupted")
+@pytest.mark.parametrize("call", [1, 3, 5, 9, 20, 30, 40])
+def test_an_interrupted_run_has_no_result(planted: tuple[Transformer, Corpus], monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(measured, "logit_difference", lambda *answers: interrupted(logit_difference(*answers), call, calls))
+    with pytest.raises(KeyboardInterrupt):
+        ANALYSIS(n_prompts=10).run(*planted)
+    assert len(calls) == call

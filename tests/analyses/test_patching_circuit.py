@@ -59,7 +59,7 @@ def test_edges_of_grouped_heads_are_those_of_path_patching(direction: str) -> No
     edges = circuit(model, pairs, heads, direction).query("through == 'all'").set_index(["sender", "receiver"])["share"]
     base, other = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     group = tuple(Edge(("blocks.0.attn.z", 1), (f"blocks.1.attn.{word}", n)) for word, n in (("q", 3), ("k", 1), ("v", 1)))
-    table = path_patch(model, base, other, [group], pairs.metric)
+    table = path_patch(model, base, other, [group], pairs.metric, least_gap=0.0)
     gap = (table["corrupt"] - table["clean"]).mean()
     assert edges["L0H1", "L1H3"] == pytest.approx(table["effect"].mean() / gap, abs=1e-5)
     whole = measured.heads(model, pairs, direction, 0).set_index(["layer", "head"])["share"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import pytest
 import torch
@@ -30,7 +32,7 @@ from probes import (
     zero,
 )
 from probes.inputs import sequence_at
-from tests.conftest import example, hugging_face
+from tests.conftest import example, hugging_face, interrupted
 
 GRIDS = [
     ("resid_pre", None),
@@ -309,3 +311,16 @@ def test_mistakes() -> None:
         match="nothing to restore in example 0: the metric is .* clean and .* corrupt, which differ by less than 10 % of the clean one",
     ):
         patching(model, clean, clean, loss())
+
+
+@pytest.mark.filterwarnings("ignore:the sweep was interrupted")
+@pytest.mark.parametrize("curve", [cumulative_sweep, greedy_sweep])
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 6, 8])
+def test_ctrl_c_ends_a_curve_with_the_steps_that_are_done(curve: Callable, call: int) -> None:
+    model, inputs = wrap(hugging_face("gpt2", 0)), (torch.arange(6).reshape(2, 3),)
+    edits = ablate_heads(model, zero(), layers=[0])[:3]
+    whole, table = curve(model, inputs, edits, loss()), curve(model, inputs, edits, interrupted(loss(), call))
+    in_all = 4 if curve is cumulative_sweep else 4 + 3 + 2
+    assert whole.attrs["complete"] and table.attrs["complete"] == (call > in_all)
+    assert table["edited"].tolist() == whole["edited"].tolist()[: len(table)] and table["edit"].tolist() == whole["edit"].tolist()[: len(table)]
+    assert len(table) < len(whole) or call > in_all

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from model.zoo.planted_induction import (
 )
 from probes import (
     Edit,
+    Metric,
     SiteError,
     UnknownSiteError,
     accuracy,
@@ -36,7 +38,7 @@ from probes.estimates import (
 )
 from probes.estimates.qk_fix import of_one_key, of_rows
 from probes.estimates.screen import most_exceeding
-from tests.conftest import PADDING, example, hugging_face
+from tests.conftest import PADDING, example, hugging_face, interrupted
 
 PLAIN = FirstOrder(qk_fix=False)
 FAMILIES = ["gpt2", "qwen3", "gemma2", "bloom", "bert", "t5", "bart"]
@@ -367,3 +369,27 @@ def test_the_bound_covers() -> None:
         assert covered > 0.94, (n, kind, drawn, covered)
         assert most_exceeding(0, drawn, n) / n <= 1 - 0.05 ** (1 / drawn)
     assert most_exceeding(0, 0, 7) == 7 and most_exceeding(4, 7, 7) == 4
+
+
+@pytest.mark.filterwarnings("ignore:the sweep was interrupted")
+@pytest.mark.parametrize("call", range(1, 12))
+def test_ctrl_c_leaves_what_is_verified_where_it_belongs(call: int) -> None:
+    model = planted_induction()
+    clean, corrupt = ((torch.tensor([[7, x, 9, 8, 3], [7, 9, x, 8, 3]]),) for x in (3, 5))
+
+    def screened(metric: Metric) -> pd.DataFrame:
+        generator = torch.Generator().manual_seed(0)
+        return screen_then_verify(model, clean, corrupt, metric, k=2, generator=generator, screening=Screening(n_checked=3))
+
+    metric, whole = logit_difference(9, 8), screened(logit_difference(9, 8))
+    try:
+        table = screened(interrupted(metric, call))
+    except KeyboardInterrupt:
+        assert call <= 3  # before there is a ranking
+        return
+    assert whole.attrs["complete"] and whole["verified"].sum() == 5
+    assert table.attrs["complete"] == (table["verified"].sum() == 5)
+    done = table[table["verified"]]
+    assert done["exact"].tolist() == whole.loc[done.index, "exact"].tolist() and table[~table["verified"]]["exact"].isna().all()
+    firsts = table[table["rank"] <= 2]["verified"].all()
+    assert table.attrs["missed_at_most"] >= whole.attrs["missed_at_most"] and (firsts or table.attrs["missed_at_most"] == 1.0)

@@ -19,7 +19,7 @@ from probes import (
     zero,
 )
 from probes.sweep.noise import NoiseFloor, mark_noise, noise_floor
-from tests.conftest import example, hugging_face
+from tests.conftest import example, hugging_face, interrupted
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "bert", "t5"])
@@ -80,3 +80,11 @@ def test_mistakes() -> None:
     table = sweep(model, inputs, ablate_heads(model, zero()), loss())
     with pytest.raises(SiteError, match="that of kl_divergence, the table's metric is loss"):
         mark_noise(table, NoiseFloor(threads=0.0, dtype=0.0, n_edits=1, metric="kl_divergence", unit="nats"))
+
+
+@pytest.mark.filterwarnings("ignore:the sweep was interrupted")
+@pytest.mark.parametrize("call", [1, 2, 4, 6])
+def test_an_interrupted_floor_is_none(call: int) -> None:
+    model, inputs = wrap(hugging_face("gpt2", 0)), (torch.arange(6).reshape(2, 3),)
+    with pytest.raises(KeyboardInterrupt):
+        noise_floor(model, inputs, ablate_heads(model, zero(), layers=[0])[:1], interrupted(loss(), call))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -21,10 +22,13 @@ from probes import (
     logit_difference,
     loss,
     patch,
-    path_patch,
     record,
 )
-from tests.conftest import example, hugging_face
+from probes import path_patch as checked_path_patch
+from tests.conftest import example, hugging_face, interrupted
+
+path_patch = partial(checked_path_patch, least_gap=0.0)
+"""random models differ by little between random inputs"""
 
 EXACT = ["gpt2", "llama-1", "qwen3", "gpt_neox", "gptj", "bloom", "phi3", "granite", "t5", "opt"]
 """pre-norm and parallel blocks, grouped heads, rotations, biases, a norm of queries and keys, a norm behind the embedding, two stacks"""
@@ -232,3 +236,24 @@ class _Bare:
     """A model that does not account for its parts."""
 
     n_layers: int = 1
+
+
+def test_a_pair_without_a_gap_is_refused() -> None:
+    model, edge = planted_induction(), Edge(("blocks.0.attn.z", 1), ("blocks.1.attn.k", 2))
+    clean = (torch.tensor([[7, 3, 9, 8, 3]]),)
+    with pytest.raises(SiteError, match="there is nothing to restore in example 0"):
+        checked_path_patch(model, clean, clean, [edge], logit_difference(9, 8))
+    assert path_patch(model, clean, clean, [edge], logit_difference(9, 8))["share"].isna().all()
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_ctrl_c_leaves_the_sets_that_are_done(stop: int) -> None:
+    model = planted_induction()
+    clean, corrupt = ((torch.tensor([[7, x, 9, 8, 3]]),) for x in (3, 5))
+    edges = [Edge(("blocks.0.attn.z", head), ("blocks.1.attn.k", 2)) for head in range(3)]
+    whole = path_patch(model, clean, corrupt, edges, logit_difference(9, 8))
+    metric = interrupted(logit_difference(9, 8), stop)
+    with pytest.warns(RuntimeWarning, match=f"path patching was interrupted: {stop - 3} of 3 sets are done"):
+        table = path_patch(model, clean, corrupt, edges, metric)
+    assert not table.attrs["complete"] and whole.attrs["complete"] and len(table) == stop - 3
+    assert table["edited"].tolist() == whole["edited"].tolist()[: stop - 3]
