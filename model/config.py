@@ -213,6 +213,8 @@ class EncoderDecoderConfig:
             raise ValueError("the encoder sees everything and has no head: causal=False, head='none'")
         if not self.decoder.causal:
             raise ValueError("the decoder of an encoder-decoder is causal, got causal=False")
+        if self.decoder.parallel:
+            raise ValueError("a decoder that reads an encoder has no parallel blocks: cross-attention stands between attention and mlp")
         if self.encoder.d_model != self.decoder.d_model:
             raise ValueError(f"encoder and decoder need the same d_model, got {self.encoder.d_model} and {self.decoder.d_model}")
         if self.shared_embeddings and self.encoder.d_vocab != self.decoder.d_vocab:

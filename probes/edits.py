@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Edit:
         if self.heads is not None:
             object.__setattr__(self, "heads", _whole_numbers(self.heads, "heads"))
         if self.positions is not None:
+            if hasattr(self.positions, "tolist"):
+                object.__setattr__(self, "positions", self.positions.tolist())
             nested = isinstance(self.positions, Sequence) and any(isinstance(p, Sequence) for p in self.positions)
             fixed = tuple(_whole_numbers(p, "positions", empty=True) for p in self.positions) if nested else _whole_numbers(self.positions, "positions")
             if nested and not any(fixed):
@@ -57,12 +60,13 @@ class Edit:
 
 
 def _whole_numbers(values: Any, what: str, *, empty: bool = False) -> tuple[int, ...]:
-    values = [values] if isinstance(values, int) else values.tolist() if isinstance(values, Tensor) else list(values)
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     if not values and not empty:
         raise SiteError(f"{what} must name at least one of them, got an empty list; None means all")
-    if any(not isinstance(v, int) or isinstance(v, bool) for v in values):
+    if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
         raise SiteError(f"{what} must be whole numbers, got {values!r}")
-    return tuple(values)
+    return tuple(index(v) for v in values)
 
 
 @dataclass(frozen=True, repr=False)

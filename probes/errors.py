@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+import torch
 
 
 class SiteError(ValueError):
@@ -21,6 +24,23 @@ class UnknownSiteError(SiteError, KeyError):
 
     def __str__(self) -> str:  # KeyError would show the repr
         return str(self.args[0])
+
+
+def check_evaluating(model: Any) -> None:
+    """Raises SiteError for a module whose passes are random, or change it: with dropout or batch norm in training mode.
+
+    >>> check_evaluating(torch.nn.Dropout(0.1))
+    Traceback (most recent call last):
+    probes.errors.SiteError: the model is in training mode, in which dropout or batch norm make its numbers others in every pass: call model.eval() first
+    """
+    for part in model.modules() if isinstance(model, torch.nn.Module) else ():
+        if part.training and (_drops(part) or {"running_mean", "variance"} & set(part._buffers)):
+            raise SiteError("the model is in training mode, in which dropout or batch norm make its numbers others in every pass: call model.eval() first")
+
+
+def _drops(part: torch.nn.Module) -> bool:
+    rates = (getattr(part, "dropout", 0), getattr(part, "p", 0), getattr(getattr(part, "config", None), "dropout", 0))
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def did_not_fire(names: Iterable[str]) -> SiteError:

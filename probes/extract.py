@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probes.errors import SiteError
+from probes.errors import SiteError, check_evaluating
+from probes.extract_folder import (
+    agree_on_parameters,
+    digest_of,
+    digest_of_weights,
+    digest_there,
+    is_there,
+    name_of,
+    place_of,
+    read_parameters,
+    write,
+    write_shard,
+)
 from probes.inputs import Inputs, sequence_at
 from probes.observable import Observable, find
 from probes.record import record
 from probes.stream import run_to
 
 Pool = Literal["mean", "last", "first"]
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,11 @@ def extract(
 
     With `pool` there is one row per example: the mean over its real tokens, or the last or the first of them. `labels`, one for
     each example of all batches, are kept in the index. A folder of a run that was killed is continued: shards that are whole are
-    not made again, and files are written beside their place and renamed. `load_extracted` reads it.
+    not made again, damaged ones are, and files are written beside their place and renamed. `load_extracted` reads it.
 
-    Raises ValueError for a folder with other parameters or other tokens, too few labels, or no batch; UnknownSiteError and
-    SiteError for sites without a position axis, or of two sequences.
+    Raises ValueError for a folder with other parameters, weights, batches or labels, another number of labels than examples, labels
+    that are not of one kind, or no batch; UnknownSiteError and SiteError for sites without a position axis, or of two sequences,
+    and for a model in training mode with dropout or batch norm.
 
     >>> import tempfile; from model import Transformer, TransformerConfig
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -67,24 +80,29 @@ def extract(
     >>> found.values["blocks.1.resid_post"].shape, found.index["token"].tolist(), found.complete
     ((3, 8), [1, 2, 3], True)
     """
+    check_evaluating(model)
     folder, names = Path(folder), _checked_sites(model, sites)
     if pool not in (None, "mean", "last", "first"):
         raise ValueError(f"pool is 'mean', 'last', 'first' or None, got {pool!r}")
-    _agree_on_parameters(folder, {"format": FORMAT, "model": _name_of(model), "sites": names, "pool": pool, "labelled": labels is not None})
+    labels = None if labels is None else _checked_labels(labels)
+    wanted = {"format": FORMAT, "model": name_of(model), "weights": digest_of_weights(model), "sites": names, "pool": pool, "labelled": labels is not None}
+    agree_on_parameters(folder, wanted)
     (folder / "complete.json").unlink(missing_ok=True)
     n_examples, shard = 0, -1
     for shard, batch in enumerate(tqdm(batches, desc="extract", unit="batch", disable=None if progress else True, leave=False)):
         batch = batch if isinstance(batch, tuple) else tuple(batch) if isinstance(batch, list) else (batch,)
         index, rows = _index(model, names, batch, pool, n_examples, labels)
         index.insert(0, "shard", shard)
-        if not _is_there(folder, shard, index):
-            _write_shard(folder, shard, _values(model, batch, names, rows, pool), index)
+        if not is_there(folder, shard, index, digest := digest_of(batch)):
+            write_shard(folder, shard, _values(model, batch, names, rows, pool), index, digest)
         n_examples += len(batch[0])
     if shard < 0:
         raise ValueError("there must be at least one batch to extract from, got none")
+    if labels is not None and len(labels) != n_examples:
+        raise ValueError(f"there must be a label for each example, got {len(labels)} for {n_examples} examples")
     if (n_kept := len(list(folder.glob("index-*.parquet")))) > shard + 1:
         raise ValueError(f"{folder} holds {n_kept} shards, but these batches make {shard + 1}; choose another folder")
-    _write(folder / "complete.json", json.dumps({"shards": shard + 1, "examples": n_examples}).encode())
+    write(folder / "complete.json", json.dumps({"shards": shard + 1, "examples": n_examples}).encode())
     return folder
 
 
@@ -100,9 +118,12 @@ def load_extracted(folder: str | Path, sites: str | Sequence[str] | None = None)
     indices = sorted(folder.glob("index-*.parquet"))
     if not (folder / "parameters.json").exists() or not indices:
         raise ValueError(f"{folder} holds no activations: extract(model, batches, sites, folder) writes them")
-    parameters = json.loads((folder / "parameters.json").read_text())
+    parameters = read_parameters(folder)
     names = parameters["sites"] if sites is None else find(sites, parameters["sites"])
-    shards = [load_file(_place(folder, int(path.stem.rpartition("-")[2]))) for path in indices]
+    numbers = [int(path.stem.rpartition("-")[2]) for path in indices]
+    if damaged := [n for n in numbers if digest_there(folder, n) is None]:
+        raise ValueError(f"{place_of(folder, damaged[0])} is missing or damaged: run extract again and it is made anew")
+    shards = [load_file(place_of(folder, n)) for n in numbers]
     values = {name: np.concatenate([_as_array(shard[name]) for shard in shards]) for name in names}
     index = pd.concat([pd.read_parquet(path) for path in indices], ignore_index=True)
     return Extracted(values, index, parameters, (folder / "complete.json").exists())
@@ -116,21 +137,14 @@ def _checked_sites(model: Observable, sites: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _name_of(model: Observable) -> str:
-    return str(getattr(getattr(model, "source", None), "name", type(model).__name__))
-
-
-def _agree_on_parameters(folder: Path, wanted: dict[str, Any]) -> None:
-    """Keep the parameters, or find the same. Raises ValueError for others."""
-    place = folder / "parameters.json"
-    if not place.exists():
-        _write(place, json.dumps(wanted, indent=1).encode())
-        return
-    there = json.loads(place.read_text())
-    if different := next((name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)), None):
-        raise ValueError(
-            f"{folder} holds activations with {different}={there.get(different)!r}, asked for were {wanted.get(different)!r}; choose another folder"
-        )
+def _checked_labels(labels: Sequence[Any]) -> list[Any]:
+    """In their order, as plain values. Raises ValueError for what a column cannot hold."""
+    listed = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    try:
+        pa.array(listed)
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise ValueError(f"labels must be of one kind, text, numbers or truth values, that a table can hold: {error}") from None
+    return listed
 
 
 def _index(
@@ -179,44 +193,6 @@ def _mean(value: Float[Tensor, "batch pos *axes d"], mask: Bool[Tensor, "batch p
     wide = value.to(torch.promote_types(value.dtype, torch.float32))
     real = mask.to(value.device).view(*mask.shape, *[1] * (value.dim() - 2))
     return (wide.where(real, 0.0).sum(1) / real.sum(1)).to(value.dtype)
-
-
-def _place(folder: Path, shard: int) -> Path:
-    return folder / f"values-{shard:06d}.safetensors"
-
-
-def _is_there(folder: Path, shard: int, index: pd.DataFrame) -> bool:
-    """Was this shard written? Its index is written last. Raises ValueError for one of other tokens."""
-    place = folder / f"index-{shard:06d}.parquet"
-    if not place.exists():
-        return False
-    there = pd.read_parquet(place)
-    if len(there) != len(index) or not there[["example", "position", "token"]].equals(index[["example", "position", "token"]]):
-        raise ValueError(
-            f"{folder} holds other tokens in shard {shard}: the same batches in the same order continue it, others need another folder"
-        )
-    return True
-
-
-def _write_shard(folder: Path, shard: int, values: dict[str, Tensor], index: pd.DataFrame) -> None:
-    from safetensors.torch import save
-
-    _write(_place(folder, shard), save({name: value.cpu().contiguous() for name, value in values.items()}))
-    _write(folder / f"index-{shard:06d}.parquet", lambda beside: index.to_parquet(beside))
-
-
-def _write(place: Path, content: bytes | Callable[[Path], None]) -> None:
-    """Beside the place, then renamed: whoever reads sees all of it or nothing."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        if isinstance(content, bytes):
-            beside.write_bytes(content)
-        else:
-            content(beside)
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _as_array(value: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probes.allocation import freed_memory_is_kept
-from probes.errors import SiteError, did_not_fire
+from probes.errors import SiteError, check_evaluating, did_not_fire
 from probes.inputs import Inputs, sequence_at
 from probes.observable import Observable, Steppable
 from probes.statistics._contract import Seen, Statistic
@@ -76,6 +76,7 @@ def read_stream(
     >>> a.merge(Moments(at="embed").load(b.state_dict())).finish()["n"].unique().tolist()
     [5, 3]
     """
+    check_evaluating(model)
     current = _named(statistics)
     groups = _groups(model, current)
     n_batches, n_examples, complete = 0, 0, True

@@ -151,3 +151,8 @@ def interrupted(metric: Metric, call: int, calls: list[int] | None = None) -> Me
         return replace(readout, measure=measure)
 
     return replace(metric, on=on)
+
+
+def place_to_read(model: Observable) -> int | None:
+    """Where an answer is read: behind the last real token, or at a place in the middle of what reads both ways."""
+    return 3 if isinstance(model, Transformer) and not model.config.causal else None

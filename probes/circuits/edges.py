@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -69,8 +70,8 @@ def _node(given: Any) -> Node:
         return given
     if isinstance(given, str):
         return Node(given)
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and (given[1] is None or isinstance(given[1], int)):
-        return Node(*given)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str) and (given[1] is None or hasattr(given[1], "__index__")):
+        return Node(given[0], None if given[1] is None else index(given[1]))
     raise SiteError(f"an end of an edge is a Node, the name of a site, or a pair of name and head, got {given!r}")
 
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from probes.circuits.edges import Edge, Node, PathsLike, behind, paths_of
 from probes.edits import Change
-from probes.errors import SiteError, UnknownSiteError
+from probes.errors import SiteError, UnknownSiteError, check_evaluating
 from probes.inputs import Inputs
 from probes.intervene import attached
 from probes.metrics import Metric, Readout
@@ -58,6 +58,7 @@ def path_patch(
     [1.0]
     """
     sets = [item if isinstance(item, tuple) else (item,) for item in edges]
+    check_evaluating(model)
     check_pairs(clean, corrupt)
     paths = paths_of(model)
     _check(model, paths, sets)

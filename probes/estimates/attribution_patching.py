@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probes.errors import check_evaluating
 from probes.estimates.first_order import FirstOrder, Linearised, linearise, wide
 from probes.estimates.nodes import folded, rows_of_nodes
 from probes.estimates.qk_fix import beside, fixed, needed, qk_effects
@@ -46,6 +47,7 @@ def attribution_patching(
     >>> len(table), table.attrs["exact"], table.attrs["estimated"]
     (6, False, 'first order, gradients at clean, softmax exact for queries and keys')
     """
+    check_evaluating(model)
     check_pairs(clean, corrupt)
     names = named(sites, model.sites())
     through_softmax = [name for name in names if rule.qk_fix and fixed(name)]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.edits import Edit
-from probes.errors import SiteError
+from probes.errors import SiteError, check_evaluating
 from probes.estimates.attribution_patching import attribution_patching
 from probes.estimates.first_order import FirstOrder
 from probes.estimates.nodes import NODE, labels_of
@@ -27,6 +27,8 @@ from probes.sweep.patch_grid import named, patch_sites
 from probes.sweep.run import sweep
 
 CONFIDENCE = 0.95
+AT_REST = 1e-6
+"""a metric that is no more than this at the clean run is a distance from it"""
 Screen = FirstOrder | Literal["bfloat16"]
 
 
@@ -70,6 +72,7 @@ def screen_then_verify(
     ([True, True, True, True], 0.0)
     """
     by, n_checked, by_position = screening.by, screening.n_checked, screening.by_position
+    check_evaluating(model)
     check_pairs(clean, corrupt)
     nodes = _patches(model, corrupt, named(sites, model.sites()), by_position)
     if not 1 <= k <= len(nodes):
@@ -152,6 +155,8 @@ def _estimated(
     names = list(dict.fromkeys(edit.site for edit in nodes))
     if isinstance(by, FirstOrder):
         table = attribution_patching(model, clean, corrupt, metric, names, by_position=by_position, rule=by)
+        if by.gradients == "clean" and bool((table["clean"].abs() <= AT_REST).all()):
+            raise SiteError(f'{metric.name} is 0 at the clean run and has no slope there that ranks nodes; screen by FirstOrder(gradients="path")')
         return _means(table["estimate"], len(nodes))
     if by != "bfloat16":
         raise SiteError(f'nodes are screened by a FirstOrder or by "bfloat16", got {by!r}')

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from probes.observable import Observable, Steppable
 Token = str | int
 Answers = Token | Sequence[Token]
 """One token for all examples, or one for each; a string must be exactly one token."""
+Places = int | Sequence[int]
+"""One place of the padded sequence for all examples, or one for each; None is the last real token."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,52 @@ def last_position(inputs: tuple[Tensor, ...]) -> Int[Tensor, "batch 1"]:
     return numbers.masked_fill(~mask, -1).amax(1, keepdim=True)
 
 
+def answer_position(model: Observable, inputs: tuple[Tensor, ...], positions: Places | None, metric: str) -> Int[Tensor, "batch 1"]:
+    """Where each example's answer is read, behind the last real token unless `positions` say.
+
+    Raises SiteError for a model without a head; for one that reads both ways where no place is named, as the token behind the last is
+    not what it predicts; for another number of places than examples, and places that are not there.
+    """
+    check_head(model, metric)
+    if positions is None:
+        if reads_both_ways(model):
+            raise SiteError(f"this model reads both ways and predicts no next token: name the place that {metric} reads in positions")
+        return last_position(inputs)
+    tokens = written(inputs)[0]
+    given = torch.as_tensor(positions, device=tokens.device).reshape(-1)
+    (batch, n), size = tokens.shape, len(given)
+    if given.dtype.is_floating_point or given.dtype == torch.bool:
+        raise SiteError(f"positions must be whole numbers, got {positions!r}")
+    if size not in (1, batch):
+        raise SiteError(f"positions must be one for all or one for each of the {batch} examples, got {size}")
+    if bool(((given < -n) | (given >= n)).any()):
+        raise SiteError(f"positions must be in a sequence of {n} tokens, got {given.tolist()}")
+    return (given.long() % n).expand(batch).unsqueeze(1)
+
+
+def check_head(model: Observable, metric: str) -> None:
+    """Raises SiteError for a model that is known to write no logits."""
+    if getattr(model, "unembed", model) is None:
+        raise SiteError(f"{metric} reads logits, but this model has no head; representation_shift measures its final states")
+
+
+def reads_both_ways(model: Observable) -> bool:
+    """Is the model known to be an encoder, whose output at a token is no prediction of the next one?"""
+    return not getattr(getattr(model, "config", None), "causal", True)
+
+
+def check_values(values: Any, n_examples: int, metric: str) -> None:
+    """Raises SiteError for what a metric must not give."""
+    if not isinstance(values, Tensor) or values.shape != (n_examples,):
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise SiteError(f"a metric gives one number per example, a tensor of shape ({n_examples},), but {metric} gave {got}")
+
+
 def token_ids(model: Observable, answers: Answers, n_examples: int, device: torch.device) -> Int[Tensor, "batch 1"]:
-    """One token id per example. Raises SiteError for a string that is not exactly one token, and a wrong number of answers."""
-    given = [answers] if isinstance(answers, str | int) else list(answers)
+    """One token id per example. Raises SiteError for a string that is not exactly one token, an id that is not there, and a wrong
+    number of answers."""
+    answers = answers.tolist() if hasattr(answers, "tolist") else answers
+    given = list(answers) if isinstance(answers, Iterable) and not isinstance(answers, str) else [answers]
     if len(given) not in (1, n_examples):
         raise SiteError(f"answers must be one for all or one for each of the {n_examples} examples, got {len(given)}")
     ids = torch.tensor([_token_id(model, answer) for answer in given], device=device)
@@ -113,8 +159,14 @@ def token_ids(model: Observable, answers: Answers, n_examples: int, device: torc
 
 
 def _token_id(model: Observable, answer: Token) -> int:
-    if isinstance(answer, int):
-        return answer
+    if hasattr(answer, "__index__") and not isinstance(answer, bool):
+        id, config = index(answer), getattr(model, "config", None)
+        n = getattr(getattr(config, "decoder", config), "d_vocab", None)
+        if id < 0 or (n is not None and id >= n):
+            raise SiteError(f"a token id is between 0 and {'the size of the vocabulary' if n is None else n - 1}, got {id}")
+        return id
+    if not isinstance(answer, str):
+        raise SiteError(f"an answer is a token or its id, got {answer!r}")
     tokenizer: Any = getattr(model, "target_tokenizer", None) or getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise SiteError(f"the model has no tokenizer to look up {answer!r}; give the token id")

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from probes.errors import SiteError
 from probes.inputs import written
-from probes.metrics.readout import Metric, Readout, real_examples
+from probes.metrics.readout import Metric, Readout, check_head, reads_both_ways, real_examples
 from probes.observable import Observable
 
 
 def loss() -> Metric:
     """Mean cross-entropy of the next token over the real tokens of an example; of the target in a model of two stacks.
-    Unit: nats per token.
+    Unit: nats per token. Raises SiteError for a model without a head, and for one that reads both ways: it sees the token.
 
     >>> import torch; from model import Transformer, TransformerConfig
     >>> model = Transformer(TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -24,6 +24,7 @@ def loss() -> Metric:
     """
 
     def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        _check_next_token(model, "loss")
         tokens, counted = written(inputs)[0], predicted(inputs)
         real_examples(counted, "loss needs two real tokens in a row")
         return Readout(None, lambda logits, clean: (token_losses(logits, tokens) * counted).sum(1) / counted.sum(1))
@@ -39,6 +40,7 @@ def loss_at(position: int) -> Metric:
     """
 
     def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        _check_next_token(model, "loss_at")
         tokens, counted = written(inputs)[0], predicted(inputs)
         n = tokens.shape[1]
         if not -n < position < n or position == 0:
@@ -64,6 +66,7 @@ def masked_loss(answers: Int[Tensor, "batch pos"], chosen: Bool[Tensor, "batch p
     """
 
     def on(model: Observable, inputs: tuple[Tensor, ...]) -> Readout:
+        check_head(model, "masked_loss")
         tokens = written(inputs)[0]
         if not answers.shape == chosen.shape == tokens.shape:
             raise SiteError(
@@ -112,3 +115,10 @@ def token_losses(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor,
     logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
     following = tokens[:, 1:].long()
     return F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none").view_as(following)
+
+
+def _check_next_token(model: Observable, metric: str) -> None:
+    """Raises SiteError for a model that does not predict the next token."""
+    check_head(model, metric)
+    if reads_both_ways(model):
+        raise SiteError(f"this model reads both ways and predicts no next token, so it has no {metric}; masked_loss measures it")

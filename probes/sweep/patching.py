@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probes.edits import Edit
-from probes.errors import SiteError
+from probes.errors import SiteError, check_evaluating
 from probes.inputs import Inputs
 from probes.metrics import Metric
 from probes.observable import Observable
@@ -57,6 +57,7 @@ def patching(
     """
     if direction not in ("denoise", "noise"):
         raise SiteError(f"direction must be denoise or noise, got {direction!r}")
+    check_evaluating(model)
     check_pairs(clean, corrupt)
     names = named(sites, model.sites())
     run, source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from probes.allocation import freed_memory_is_kept
 from probes.edits import Change, Edit
+from probes.errors import check_evaluating
 from probes.inputs import OF_SOURCE
 from probes.intervene import (
     BoundEdit,
@@ -30,6 +31,7 @@ from probes.intervene import (
     intervene,
 )
 from probes.metrics import Metric, Readout
+from probes.metrics.readout import check_values
 from probes.observable import Observable, SiteLike, Steppable
 from probes.sweep.planning import BUDGET, Plan, Run, as_sets, planned, repeated
 from probes.sweep.replays import ReplayLike, replay_of
@@ -62,7 +64,7 @@ def sweep(
     The table's `attrs` say what it is: `metric`, `unit`, `exact`, `complete`, and `block_steps` and `token_steps` as `plan`
     counts them. Ctrl-C ends a sweep with the rows of those edits that are done, `complete` then being False, and a warning.
 
-    Raises SiteError for no edits, and whatever `intervene` raises for a wrong one.
+    Raises SiteError for no edits, a model in training mode with dropout or batch norm, a metric that does not give a number per example, and whatever `intervene` raises for a wrong one.
 
     >>> from model import Transformer, TransformerConfig; from probes import ablate_heads, loss, zero
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
@@ -70,13 +72,14 @@ def sweep(
     >>> table.columns.tolist(), len(table)
     (['edit', 'site', 'layer', 'head', 'position', 'example', 'clean', 'edited', 'effect'], 4)
     """
+    check_evaluating(model)
     sets = as_sets(edits)
     readout, found = metric.on(model, batch), Measured(edited=[None] * len(sets))
     complete = True
     with torch.no_grad(), freed_memory_is_kept(), tqdm(total=len(sets), desc=f"sweep {metric.name}", disable=None if progress else True, leave=False) as bar:
         try:
             run = _restarted if isinstance(model, Steppable) else _one_by_one
-            run(model, batch, sets, readout, budget_bytes, found, bar)
+            run(model, batch, sets, readout, budget_bytes, found, bar, metric.name)
         except KeyboardInterrupt:
             complete = False
             done = sum(value is not None for value in found.edited)
@@ -90,11 +93,12 @@ def sweep(
 
 
 def _one_by_one(
-    model: Observable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm
+    model: Observable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm, metric: str
 ) -> None:
     """Every edit in a forward pass of its own: for models that cannot be resumed."""
     logits = readout.of(model(*batch))
     found.clean = readout.measure(logits, logits)
+    check_values(found.clean, len(batch[0]), metric)
     for i, edits in enumerate(sets):
         with intervene(model, *edits):
             found.edited[i] = readout.measure(readout.of(model(*batch)), logits)
@@ -102,7 +106,7 @@ def _one_by_one(
 
 
 def _restarted(
-    model: Steppable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm
+    model: Steppable, batch: tuple, sets: Sequence[tuple[Edit, ...]], readout: Readout, budget_bytes: int, found: Measured, bar: tqdm, metric: str
 ) -> None:
     """Every edit from the block, and the place, that it changes first; edits that begin alike together."""
     plan = planned(model, batch, sets, readout, budget_bytes, replay_of(model, batch, keep=False))
@@ -110,6 +114,7 @@ def _restarted(
     replay = replay_of(model, batch, keep=plan.keep, shared=plan.shared)
     logits = replay.clean(readout.positions, readout.tokens)
     found.clean = readout.measure(logits, logits)
+    check_values(found.clean, len(batch[0]), metric)
     found.block_steps = plan.n_examples * plan.n_layers + (plan.n_layers if plan.shared else 0)
     found.token_steps = plan.n_examples * sum(n - plan.shared for n in plan.places) + plan.shared * plan.n_layers
     stepper = _Stepper(model, _Listed(model.sites(), model), replay, plan, found, logits)

@@ -54,6 +54,8 @@ def test_two_stacks_that_do_not_fit() -> None:
                             ({"causal": False}, "is causal, got causal=False")):
         with pytest.raises(ValueError, match=message):
             EncoderDecoderConfig(encoder=encoder, decoder=TransformerConfig(**SHAPE | change))
+    with pytest.raises(ValueError, match="a decoder that reads an encoder has no parallel blocks"):
+        EncoderDecoderConfig(encoder=encoder, decoder=TransformerConfig(**SHAPE | {"parallel": True}))
     apart = EncoderDecoderConfig(encoder=encoder, decoder=TransformerConfig(**SHAPE | {"d_vocab": 30}), shared_embeddings=False)
     assert EncoderDecoderConfig.from_dict(apart.to_dict()) == apart
     with pytest.raises(ValueError, match="unknown config field 'flavour'"):

@@ -20,6 +20,7 @@ from probes import (
     cumulative_sweep,
     greedy_sweep,
     intervene,
+    log_probability,
     logit_difference,
     loss,
     mean,
@@ -32,7 +33,7 @@ from probes import (
     zero,
 )
 from probes.inputs import sequence_at
-from tests.conftest import example, hugging_face, interrupted
+from tests.conftest import example, hugging_face, interrupted, place_to_read
 
 GRIDS = [
     ("resid_pre", None),
@@ -64,12 +65,13 @@ def test_a_patched_grid_is_each_patch_alone(name: str, padding: str) -> None:
     """Of each grid three cells, beside the same by indexing."""
     model = model_of(name)
     clean, corrupt = both(model, padding)
-    sites, readout = model.sites(), loss().on(model, corrupt)
+    metric = log_probability(3, positions=place_to_read(model))
+    sites, readout = model.sites(), metric.on(model, corrupt)
     with torch.no_grad(), record(model, [n for n in sites if "blocks.0." in n]) as values:
         model(*clean)
     grids = (patch_sites(model, values, word, positions=positions, layers=[0], inputs=clean) for word, positions in GRIDS)
     edits = [edit for grid in grids for edit in {id(e): e for e in (grid[0], grid[len(grid) // 2], grid[-1])}.values()]
-    table = sweep(model, corrupt, edits, loss())
+    table = sweep(model, corrupt, edits, metric)
     for number, edit in enumerate(edits):
         axes, stored = sites[edit.site].axes, values[edit.site]
         at = [slice(None)] * stored.dim()

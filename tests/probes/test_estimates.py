@@ -28,6 +28,7 @@ from probes import (
     patch,
     record,
     sweep,
+    total_variation,
 )
 from probes.estimates import (
     FirstOrder,
@@ -38,7 +39,7 @@ from probes.estimates import (
 )
 from probes.estimates.qk_fix import of_one_key, of_rows
 from probes.estimates.screen import most_exceeding
-from tests.conftest import PADDING, example, hugging_face, interrupted
+from tests.conftest import PADDING, example, hugging_face, interrupted, place_to_read
 
 PLAIN = FirstOrder(qk_fix=False)
 FAMILIES = ["gpt2", "qwen3", "gemma2", "bloom", "bert", "t5", "bart"]
@@ -74,7 +75,8 @@ def exact(model, clean, corrupt, metric, estimate):
 @pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_is_the_central_difference_of_the_exact_patch(name: str, padding: str) -> None:
-    model, metric, step = family(name), logit_difference(3, 4), 1e-4  # small beside the distance of a ReLU from its kink
+    model, step = family(name), 1e-4  # small beside the distance of a ReLU from its kink
+    metric = logit_difference(3, 4, positions=place_to_read(model))
     clean, corrupt = pair(model, padding)
     sites = ["*attn.z", "*attn.q", "*attn.k", "*attn.v", "*attn_out", "*mlp_out"]
     sites = [s for s in sites if any(n.endswith(s[1:]) for n in model.sites())]
@@ -104,7 +106,8 @@ def test_is_the_central_difference_of_the_exact_patch(name: str, padding: str) -
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_softmax_is_exact_for_queries_and_keys(name: str) -> None:
     """Against the definition: patch one node, look at the pattern of its own layer, multiply with the slope."""
-    model, metric = family(name), logit_difference(3, 4)
+    model = family(name)
+    metric = logit_difference(3, 4, positions=place_to_read(model))
     clean, corrupt = pair(model, "left" if name != "gpt2" else "right")
     kinds = [kind for kind in ("q", "k", "rot_q", "rot_k") if any(site.endswith(f"attn.{kind}") for site in model.sites())]
     readout = metric.on(model, clean)
@@ -200,7 +203,8 @@ def linear(n_kv_heads: int = 2, **options) -> Transformer:
 @pytest.mark.parametrize("padding", PADDING)
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_linear_model_is_estimated_exactly(causal: bool, padding: str) -> None:
-    model, metric = linear(causal=causal), logit_difference(3, 4)
+    model = linear(causal=causal)
+    metric = logit_difference(3, 4, positions=place_to_read(model))
     clean, corrupt = pair(model, padding, batch=3)
     for by_position in (False, True):
         sites = ["embed", "*attn.z", "*attn.v", "*attn.k", "*attn_out", "*resid_post"]
@@ -212,7 +216,8 @@ def test_a_linear_model_is_estimated_exactly(causal: bool, padding: str) -> None
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "bart"])
 def test_what_the_metric_cannot_see_is_exactly_zero(name: str) -> None:
-    model, metric = family(name), logit_difference(3, 4)
+    model = family(name)
+    metric = logit_difference(3, 4, positions=place_to_read(model))
     clean, corrupt = pair(model, "left", batch=3)
     table = attribution_patching(
         model, clean, corrupt, metric, ["*attn.z", "*attn.q", "*attn.k", "*attn.v", "*resid_pre"], by_position=True
@@ -393,3 +398,15 @@ def test_ctrl_c_leaves_what_is_verified_where_it_belongs(call: int) -> None:
     assert done["exact"].tolist() == whole.loc[done.index, "exact"].tolist() and table[~table["verified"]]["exact"].isna().all()
     firsts = table[table["rank"] <= 2]["verified"].all()
     assert table.attrs["missed_at_most"] >= whole.attrs["missed_at_most"] and (firsts or table.attrs["missed_at_most"] == 1.0)
+
+
+@pytest.mark.parametrize("metric", [kl_divergence(), total_variation()])
+def test_a_distance_from_the_clean_run_has_no_slope_to_rank_by(metric: Metric) -> None:
+    model = planted_induction()
+    clean, corrupt = ((torch.tensor([[7, x, 9, 8, 3]]),) for x in (3, 5))
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(SiteError, match=r'is 0 at the clean run and has no slope there .* FirstOrder\(gradients="path"\)'):
+        screen_then_verify(model, clean, corrupt, metric, k=2, generator=generator)
+    by = Screening(by=FirstOrder(gradients="path"))
+    found = screen_then_verify(model, clean, corrupt, metric, k=2, generator=generator, screening=by)
+    assert set(found[found["rank"] <= 2]["layer"]) == {0, 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ def test_mistakes_are_sentences(model: Transformer, tmp_path: Path) -> None:
         extract(model, batches(model), SITES, tmp_path, pool="mean")
     with pytest.raises(ValueError, match="holds activations with sites="):
         extract(model, batches(model), SITES[:1], tmp_path)
-    with pytest.raises(ValueError, match="holds other tokens in shard 0"):
+    with pytest.raises(ValueError, match="holds another batch in shard 0"):
         extract(model, batches(model)[::-1], SITES, tmp_path)
     with pytest.raises(ValueError, match="holds 3 shards, but these batches make 2"):
         extract(model, batches(model)[:2], SITES, tmp_path)
@@ -113,3 +115,77 @@ def test_mistakes_are_sentences(model: Transformer, tmp_path: Path) -> None:
         extract(model, batches(model), "blocks.0.attn.scores", tmp_path / "scores")
     with pytest.raises(ValueError, match="holds no activations"):
         load_extracted(tmp_path / "nowhere")
+
+
+def stopped(given: list, n: int):
+    yield from given[:n]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+def test_stopped_anywhere_and_continued_it_is_the_same_folder(family: str, tmp_path: Path) -> None:
+    model = wrap(hugging_face(family, 0)).eval()
+    site = "decoder.blocks.0.resid_post" if family == "t5" else "blocks.0.resid_post"
+    given = [example(model, "left", batch=2, pos=6, seed=seed) for seed in range(3)]
+    extract(model, given, site, tmp_path / "whole", labels=[*"abcdef"])
+    for n in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            extract(model, stopped(given, n), site, tmp_path / f"{n}", labels=[*"abcdef"])
+        extract(model, given, site, tmp_path / f"{n}", labels=[*"abcdef"])
+        for name in ("values-000000.safetensors", "values-000001.safetensors", "values-000002.safetensors", "parameters.json"):
+            assert (tmp_path / f"{n}" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_nothing_else_continues_a_folder(family: str, tmp_path: Path) -> None:
+    model = wrap(hugging_face(family, 0)).eval()
+    site = "decoder.blocks.0.resid_post" if family == "t5" else "blocks.0.resid_post"
+    batch = example(model, "none", batch=2, pos=6)
+    extract(model, [batch], site, tmp_path, labels=[1, 2])
+    with torch.no_grad():
+        other = copy.deepcopy(model)
+        next(other.parameters()).add_(1e-3)
+    with pytest.raises(ValueError, match="holds activations with weights="):
+        extract(other, [batch], site, tmp_path, labels=[1, 2])
+    with pytest.raises(ValueError, match="holds activations with weights="):
+        extract(copy.deepcopy(model).double(), [batch], site, tmp_path, labels=[1, 2])
+    with pytest.raises(ValueError, match="holds other labels in shard 0"):
+        extract(model, [batch], site, tmp_path, labels=[2, 1])
+    with pytest.raises(ValueError, match="holds another batch in shard 0"):
+        extract(model, [(batch[0].flip(1), *batch[1:])], site, tmp_path, labels=[1, 2])  # of t5 it is the source alone that differs
+    with pytest.raises(ValueError, match="a label for each example, got 3 for 2 examples"):
+        extract(model, [batch], site, tmp_path, labels=[1, 2, 3])
+
+
+def test_labels_go_by_their_order(model: Transformer, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"label": list("abcd")}).iloc[[2, 0, 3, 1]]
+    tokens = [torch.arange(12).reshape(4, 3)]
+    for name, labels in (("series", frame["label"]), ("array", frame["label"].to_numpy()), ("list", list("cadb"))):
+        found = load_extracted(extract(model, tokens, SITES[0], tmp_path / name, pool="last", labels=labels))
+        assert found.index["label"].tolist() == list("cadb")
+    assert load_extracted(extract(model, tokens, SITES[0], tmp_path / "t", pool="last", labels=torch.arange(4))).index["label"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("labels", [[1, "a", 2, 3], ["\ud800", "b", "c", "d"], [2**70, 1, 2, 3], [object(), 1, 2, 3]])
+def test_labels_that_no_table_holds_are_refused_before_anything_is_written(model: Transformer, tmp_path: Path, labels: list) -> None:
+    with pytest.raises(ValueError, match="labels must be of one kind"):
+        extract(model, [torch.arange(12).reshape(4, 3)], SITES[0], tmp_path / "a", labels=labels)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda place: place.unlink(), lambda place: place.write_bytes(place.read_bytes()[:50])])
+def test_a_damaged_shard_is_named_and_made_again(model: Transformer, tmp_path: Path, damage: Callable) -> None:
+    extract(model, batches(model), SITES, tmp_path)
+    whole = load_extracted(tmp_path)
+    damage(tmp_path / "values-000001.safetensors")
+    with pytest.raises(ValueError, match="values-000001.safetensors is missing or damaged: run extract again"):
+        load_extracted(tmp_path)
+    again = load_extracted(extract(model, batches(model), SITES, tmp_path))
+    assert all(np.array_equal(again.values[name], whole.values[name]) for name in SITES)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"sites": 1}', "{"])
+def test_a_foreign_folder_is_refused(model: Transformer, tmp_path: Path, content: str) -> None:
+    (tmp_path / "parameters.json").write_text(content)
+    with pytest.raises(ValueError, match="parameters.json is not one that extract wrote"):
+        extract(model, batches(model), SITES, tmp_path)

@@ -19,13 +19,13 @@ from probes import (
     zero,
 )
 from probes.sweep.noise import NoiseFloor, mark_noise, noise_floor
-from tests.conftest import example, hugging_face, interrupted
+from tests.conftest import example, hugging_face, interrupted, place_to_read
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "bert", "t5"])
 def test_a_planted_zero_is_below_and_a_planted_effect_above(name: str) -> None:
     model = wrap(hugging_face(name, 0)).requires_grad_(False)
-    inputs, metric = example(model, "left"), logit_difference(3, 4)
+    inputs, metric = example(model, "left"), logit_difference(3, 4, positions=place_to_read(model))
     site = "decoder.blocks.0.attn.z" if name == "t5" else "blocks.0.attn.z"
     edits = ablate_heads(model, mean(inputs))
     threads, state = torch.get_num_threads(), {key: value.clone() for key, value in model.state_dict().items()}

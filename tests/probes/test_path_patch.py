@@ -187,8 +187,8 @@ def test_mistakes() -> None:
     clean, corrupt = both(model, "none")
     edge = Edge(("blocks.0.attn.z", 0), ("blocks.1.attn.q", 0))
 
-    def run(*edges, a=clean, b=corrupt, m=model):
-        return path_patch(m, a, b, list(edges), loss())
+    def run(*edges, a=clean, b=corrupt, m=model, metric=loss()):
+        return path_patch(m, a, b, list(edges), metric)
 
     with pytest.raises(SiteError, match="at least one set of edges, got none"):
         run()
@@ -221,7 +221,7 @@ def test_mistakes() -> None:
         run(edge, a=example(model, "right", pos=7), b=example(model, "left", pos=7))
     post = model_of("bert")
     with pytest.raises(ValueError, match=r"it norms the sum \(post-norm\), so a path from it has no exact meaning"):
-        run(edge, a=example(post, pos=7), b=example(post, pos=7, seed=2), m=post)
+        run(edge, a=example(post, pos=7), b=example(post, pos=7, seed=2), m=post, metric=logit_difference(3, 4, positions=1))
     around = model_of("gemma2")
     with pytest.raises(
         ValueError, match="a norm stands between the heads of blocks.0.attn.z and the stream, .*; take blocks.0.attn_out, the whole layer"

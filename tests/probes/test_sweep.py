@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import Transformer, wrap
+from model import Transformer, TransformerConfig, wrap
 from model.architectures import architectures
 from probes import (
     Edit,
+    Metric,
     SiteError,
     ablate_heads,
     accuracy,
@@ -23,6 +25,7 @@ from probes import (
     logit_difference,
     loss,
     loss_at,
+    masked_loss,
     mean,
     patch,
     plan,
@@ -36,22 +39,30 @@ from probes import (
     zero,
 )
 from probes.edits import Change
-from tests.conftest import example, hugging_face
+from probes.metrics import Readout
+from tests.conftest import example, hugging_face, place_to_read
 
 FAMILIES = [(name, i) for name, family in architectures().items() for i in range(len(family.random_configs))]
 
-METRICS = {
-    "loss": loss(),
-    "at": loss_at(4),
-    "accuracy": accuracy([1, 2, 3]),
-    "variation": total_variation(),
-    "difference": logit_difference(3, [4, 5, 6]),
-    "log": log_probability([1, 2, 3]),
-    "probability": probability(3),
-    "kl": kl_divergence(),
-}
 MODELS = {f"{name}" if i == 0 else f"{name}-{i}": wrap(hugging_face(name, i)).requires_grad_(False) for name, i in FAMILIES}
 """Every family: grouped heads, windows, biases, norms before, after and around, parallel blocks, encoders, and two stacks."""
+
+
+def metrics(model: Transformer) -> dict[str, Metric]:
+    """All that the model can be measured by; an encoder's answers are read in the middle."""
+    at = place_to_read(model)
+    of_text = {"loss": loss(), "at": loss_at(4)}
+    if at is not None:
+        of_text = {"masked": masked_loss(torch.arange(24).reshape(3, 8) % 5, torch.arange(24).reshape(3, 8) % 3 == 1)}
+    return of_text | {
+        "accuracy": accuracy([1, 2, 3], positions=at),
+        "variation": total_variation(positions=at),
+        "difference": logit_difference(3, [4, 5, 6], positions=at),
+        "log": log_probability([1, 2, 3], positions=at),
+        "probability": probability(3, positions=at),
+        "kl": kl_divergence(positions=at),
+        "earlier": logit_difference(3, [4, 5, 6], positions=[2, 5, -1]),
+    }
 
 
 def batch(model: Transformer, padding: str) -> tuple:
@@ -111,18 +122,18 @@ def cases(draw):
     if draw(st.integers(0, 3)) == 0:  # a grid, as patching makes it: many edits of one site, each at a place of its own
         name = draw(st.sampled_from([name for name in names if name.endswith(("resid_pre", "attn.z", "mlp_out", "attn.k"))]))
         edits = [Edit(name, scale(0.0), positions=[p]) for p in range(draw(st.integers(0, 6)), 8)]
-        return model, inputs, edits, draw(st.sampled_from(sorted(METRICS))), draw(st.sampled_from([1, 20_000, 10**9]))
+        return model, inputs, edits, draw(st.sampled_from(sorted(metrics(model)))), draw(st.sampled_from([1, 20_000, 10**9]))
     edits = [
         tuple(edit() for _ in range(draw(st.integers(2, 3)))) if draw(st.booleans()) else edit() for _ in range(draw(st.integers(1, 5)))
     ]
-    return model, inputs, edits, draw(st.sampled_from(sorted(METRICS))), draw(st.sampled_from([1, 20_000, 10**9]))
+    return model, inputs, edits, draw(st.sampled_from(sorted(metrics(model)))), draw(st.sampled_from([1, 20_000, 10**9]))
 
 
 @given(cases())
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_equals_each_edit_alone(case) -> None:
     model, inputs, edits, name, budget = case
-    metric = METRICS[name]
+    metric = metrics(model)[name]
     table = sweep(model, inputs, edits, metric, budget_bytes=budget)
     expected_work = plan(model, inputs, edits, metric, budget_bytes=budget)
     assert (table.attrs["block_steps"], table.attrs["token_steps"]) == (expected_work.block_steps, expected_work.token_steps)
@@ -219,14 +230,14 @@ def test_loss_is_the_mean_over_real_tokens() -> None:
 def test_what_all_prompts_begin_with_is_read_once() -> None:
     model, inputs = MODELS["llama-1"], batch(MODELS["llama-1"], "shared")
     edits = [Edit(f"blocks.{i}.attn.z", zero(), heads=[0], positions=[p]) for i in range(model.n_layers) for p in (6, 7)]
-    work = plan(model, inputs, edits, METRICS["difference"])
-    assert work.shared == 5 and plan(model, inputs, [*edits, Edit("embed", zero())], METRICS["difference"]).shared == 0
+    work = plan(model, inputs, edits, metrics(model)["difference"])
+    assert work.shared == 5 and plan(model, inputs, [*edits, Edit("embed", zero())], metrics(model)["difference"]).shared == 0
     alone = plan(model, (inputs[0][:1],), edits, logit_difference(3, 4))
     assert work.token_steps == 3 * alone.token_steps - (3 - 1) * 5 * model.n_layers - 3 * 5 * work.n_advanced
-    table = sweep(model, inputs, edits, METRICS["difference"])
+    table = sweep(model, inputs, edits, metrics(model)["difference"])
     for number, edit in enumerate(edits):
         with intervene(model, edit):
-            expected = METRICS["difference"](model, inputs)
+            expected = metrics(model)["difference"](model, inputs)
         assert torch.allclose(torch.tensor(table[table["edit"] == number]["edited"].to_numpy()).float(), expected, atol=2e-5)
 
 
@@ -275,3 +286,56 @@ def test_edits_at_different_places_run_together_while_that_wastes_few_tokens(n_e
     tokens = torch.ones(n_examples, 8, dtype=torch.long)
     found = plan(model, (tokens,), [Edit("blocks.0.resid_pre", zero(), positions=[p]) for p in range(8)], logit_difference(3, 4))
     assert [run.copies for run in found.runs] == copies
+
+
+ENCODER = {"n_layers": 2, "d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 16, "d_vocab": 10, "n_ctx": 8, "causal": False}
+
+
+def test_a_metric_that_the_model_has_no_output_for_is_refused() -> None:
+    tokens = (torch.arange(6).reshape(2, 3),)
+    edit = [Edit("blocks.0.mlp_out", zero())]
+    headless, both = (Transformer(TransformerConfig(**ENCODER, head=head)) for head in ("none", "lm"))
+    for metric in (loss(), loss_at(1), logit_difference(3, 4), kl_divergence(), accuracy(1)):
+        with pytest.raises(SiteError, match="reads logits, but this model has no head; representation_shift"):
+            sweep(headless, tokens, edit, metric)
+    for metric in (loss(), loss_at(1)):
+        with pytest.raises(SiteError, match="reads both ways and predicts no next token, so it has no loss.*masked_loss"):
+            sweep(both, tokens, edit, metric)
+    for metric in (logit_difference(3, 4), log_probability(3), probability(3), accuracy(3), kl_divergence(), total_variation()):
+        with pytest.raises(SiteError, match="name the place that .* reads in positions"):
+            sweep(both, tokens, edit, metric)
+    assert sweep(both, tokens, edit, logit_difference(3, 4, positions=1))["effect"].abs().max() > 0
+
+
+@pytest.mark.parametrize(("positions", "message"), [
+    (9, r"positions must be in a sequence of 3 tokens, got \[9\]"), ([0, 1, 2], "one for each of the 2 examples, got 3"),
+    (0.5, "positions must be whole numbers, got 0.5"), (-4, r"in a sequence of 3 tokens, got \[-4\]"),
+])
+def test_places_that_are_not_there(positions: object, message: str) -> None:
+    with pytest.raises(SiteError, match=message):
+        logit_difference(3, 4, positions=positions)(MODELS["gpt2"], (torch.arange(6).reshape(2, 3),))
+
+
+def test_answers_and_numbers_of_other_libraries_are_understood() -> None:
+    model, tokens = MODELS["gpt2"], (torch.arange(6).reshape(2, 3),)
+    table = sweep(model, tokens, ablate_heads(model, zero(), layers=[0]), logit_difference(np.int64(3), torch.tensor(4)))
+    again = [Edit(row.site, zero(), heads=[row.head]) for row in table[table["example"] == 0].itertuples()]
+    answers = logit_difference(np.array([3, 3]), torch.tensor([4, 4]))
+    assert sweep(model, tokens, again, answers)["effect"].tolist() == table["effect"].tolist()
+    assert Edit("embed", zero(), positions=np.array([1, 2])).positions == (1, 2)
+
+
+@pytest.mark.parametrize("answer", [-1, 99_999, True, 1.5])
+def test_an_answer_that_is_no_token_is_refused(answer: object) -> None:
+    with pytest.raises(SiteError, match="a token id is between 0 and|an answer is a token or its id"):
+        logit_difference(answer, 3)(MODELS["gpt2"], (torch.arange(6).reshape(2, 3),))
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    (lambda logits, clean: logits.sum(), r"shape \(2,\), but own gave shape \(\)"),
+    (lambda logits, clean: logits[:1, 0, 0], r"own gave shape \(1,\)"),
+    (lambda logits, clean: 1.0, "own gave float"),
+])
+def test_a_metric_of_your_own_gives_a_number_per_example(value: object, message: str) -> None:
+    with pytest.raises(SiteError, match=message):
+        sweep(MODELS["gpt2"], (torch.arange(6).reshape(2, 3),), [Edit("embed", zero())], Metric("own", "1", lambda model, inputs: Readout(None, value)))
