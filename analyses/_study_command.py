@@ -25,8 +25,9 @@ def study(which: tyro.conf.Positional[tuple[str, ...]] = (), budget: Budget = "d
     from analyses.studies._handbook import run_studies, said
 
     if not which:
+        width = max(len(one.name) for one in studies().values())
         for number, one in studies().items():
-            sys.stdout.write(f"{number:2} {one.name:24} {one.question}\n")
+            sys.stdout.write(f"{number:2} {one.name:{width}} {one.question}\n")
         return 0
     with mistakes(ValueError):
         chosen = list(studies().values()) if which == ("all",) else [type(load(one)) for one in which]

@@ -62,6 +62,7 @@ class DotAgainstAdditive(Study):
     )
     scale: ClassVar[str] = f"0.1 M parameters, one head a layer with d_k = {D_HEAD}, windows of 32 characters"
     limits: ClassVar[str] = (
+        "That additive attention were of a higher order is what some infer from the popular answer; it does not say so. "
         f"{DEPENDS} So does the peak of memory, on the operations that the library makes; a kernel written for additive scores would not write out the n²·d_k "
         "values that make them slow. One width of head."
     )

@@ -82,7 +82,7 @@ class ScaledDotProduct(Study):
         ratio, loss, entropy = (effects[name] for name in ("gradient ratio", "loss without scaling", "entropy lost at the start"))
         return (
             f"Without 1/√d_k the gradient of W_Q at the start is {ratio.estimate:.2g} times that with it: it does not vanish. The rows lose "
-            f"{entropy.estimate:.0%} of their entropy, and the model ends {loss.estimate:+.2f} nats per character behind."
+            f"{entropy.estimate:.2f} of their entropy (1 is that of even rows), and the model ends {loss.estimate:+.2f} nats per character behind."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -31,7 +31,7 @@ DEPTHS = (2, 4, 8, 12)
 DEEP, SHALLOW = 6, 2
 """blocks of those that are trained: with all the text, and with little of it"""
 N_CHARACTERS = 8000
-"""of the little text; 250 steps read it 16 times"""
+"""of the little text; so many steps read it more than ten times"""
 NAMES = {True: "with", False: "without"}
 
 
@@ -56,7 +56,7 @@ class ResidualConnections(Study):
         "Networks that differ in their residual connections alone, from Glorot's start and in fp64 where nothing is trained. Gradient: "
         "‖∂L/∂θ‖ of the first of twelve blocks with norms before the sub-layers, without over with. Variation of the tokens: "
         "‖X − mean‖_F / ‖X‖_F behind each block, 0 when all tokens of a window are one vector (rank collapse). Depth: six blocks, the whole "
-        "text. New text: two blocks and 8000 characters read 16 times; the held-out loss of each arm is read at the lowest training loss that "
+        "text. New text: two blocks and 8000 characters read many times over; the held-out loss of each arm is read at the lowest training loss that "
         "both arms of a seed reach, so that a slow learner does not count as one that generalises."
     )
     scale: ClassVar[str] = "0.1 to 0.3 M parameters, d_model = 64, windows of 32 characters"

@@ -65,6 +65,7 @@ class BatchNorm(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, batches of 15 or 16 windows of 32 tokens"
     limits: ClassVar[str] = (
+        "Numbers are tested out of the range that was trained on. One learning rate. "
         "One momentum of the running statistics (0.1), which decides how far the last batches are what evaluation uses. Gradients are looked at "
         "before the first step alone."
     )

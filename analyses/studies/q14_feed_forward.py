@@ -108,8 +108,8 @@ class FeedForwardNetwork(Study):
             )
         )  # fmt: skip
         return (
-            f"Attention alone is not linear: it remembers {linear:.0%} more of the pairs than a linear model can. At equal size the feed-forward network remembers "
-            f"{more:+.0%} against it and learns language {loss:+.3f} nats better. It holds {parameters:.0%} of a block's parameters and {compute:.0%} of the "
+            f"Attention alone is not linear: it remembers {100 * linear:.0f} points more of the pairs than a linear model can. At equal size the feed-forward network remembers "
+            f"{100 * more:+.0f} points against it and learns language {loss:+.3f} nats better. It holds {parameters:.0%} of a block's parameters and {compute:.0%} of the "
             f"compute at {LENGTH} tokens, and most of it up to 2d = {until:.0f} tokens."
         )
 

@@ -94,7 +94,7 @@ class Parallelism(Study):
         )
         return (
             f"From 8 to 64 tokens the chain of dependent products stays the same in encoder and decoder, and grows {lstm:.1f}-fold in an LSTM; generation takes a "
-            f"pass a token. Even one thread reads {N_READ} given tokens {once:.1f} times as fast at once as one by one, since products are larger; yet the LSTM "
+            f"pass a token. Even one thread reads {N_READ} given tokens {once:.1f} times as fast at once as one by one; yet the LSTM "
             f"learns in {rival:.2f} of the Transformer's time there: faster training is a statement about hardware."
         )
 

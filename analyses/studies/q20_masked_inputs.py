@@ -101,6 +101,8 @@ class MaskedInputs(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, 2 layers, windows of 32 characters"
     limits: ClassVar[str] = (
+        "Masked scores and masked inputs are tested each in its own way, with a wrong character and with the mask, and after different numbers of "
+        "updates: their difference is not the objective's alone. "
         "A small model learns little in the time of the default budget; shares of replaced and kept tokens may matter when a model is tuned for a task, which is not done here. "
         "A single place is hidden in the end, two fifths in training."
     )

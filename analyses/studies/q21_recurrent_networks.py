@@ -113,7 +113,7 @@ class RecurrentNetworks(Study):
         chain, recall, prose, operations = (effects[one.quantity].estimate for one in self.predictions)
         return (
             f"From 8 to 64 tokens an LSTM's chain of dependent products grows {chain:.0f} times as much as a Transformer's. With as many weights and updates the "
-            f"Transformer recalls {recall:+.0%} more of 12 pairs, while on prose the LSTM is {prose:+.2f} nats per character from it; an LSTM takes "
+            f"Transformer recalls {100 * recall:+.0f} points more of 12 pairs, while on prose the LSTM is {prose:+.2f} nats per character from it; an LSTM takes "
             f"{operations:.2f} times the operations, so that what it lacks is parallelism and recall, not thrift."
         )
 

@@ -104,7 +104,7 @@ class OptimisationTricks(Study):
         usual = ", ".join(f"{said} {effects[f'gained by {said}'].estimate:+.3f}" for said in TRICKS.values())
         high = ", ".join(f"{said} {effects[f'gained by {said} at {HIGH:g}'].estimate:+.3f}" for said in TRICKS.values())
         tiny = effects[f"gained by clipping every step at {TINY:g}"].estimate
-        return f"Gained at a rate of {USUAL:g}, in nats: {usual}; at {HIGH:g}: {high}. Clipping every step to {TINY:g} of norm changes the loss by {-tiny:+.3f}: Adam undoes it."
+        return f"Gained at a rate of {USUAL:g}, in nats: {usual}; at {HIGH:g}: {high}. Clipping every step to {TINY:g} of norm changes the loss by {-tiny:+.3f}."
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         effects, norms = tables[EFFECTS].frame.set_index("quantity"), tables["gradients"].frame

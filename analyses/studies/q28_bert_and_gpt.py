@@ -127,7 +127,7 @@ class BertAndGpt(Study):
         longer = effects["hidden character, GPT minus BERT with as many answers"].estimate
         return (
             f"After the same text BERT, which sees both sides, is {hidden:+.2f} nats ahead of GPT on hidden characters, and {longer:+.2f} after as many answers; where the text ends it is "
-            f"{following:.2f} nats behind, the prefix model {effects['next character, prefix LM minus GPT'].estimate:+.2f}. BERT's states of plain text tell a probe {known:+.1%} more of what follows in the word."
+            f"{following:.2f} nats behind, the prefix model {effects['next character, prefix LM minus GPT'].estimate:+.2f}. BERT's states of plain text tell a probe {100 * known:+.1f} points more of what follows in the word."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

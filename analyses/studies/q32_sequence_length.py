@@ -59,6 +59,7 @@ class SequenceLength(Study):
     )
     scale: ClassVar[str] = "compute at 124 M parameters; memory of one block; text with 0.1 M parameters, windows of 64 characters"
     limits: ClassVar[str] = (
+        "After so few updates what windows lose is speed of learning as much as reach: it shrinks, and may turn, with more of them. "
         "Text of this size hardly needs what lies 15 characters back; a task that does is lost beyond the reach, whatever its training. Compute is "
         "counted, not timed (question 31 times a window); kernels that skip what is masked, and the cache of generation, are not in it."
     )

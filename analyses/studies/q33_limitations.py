@@ -63,6 +63,8 @@ class Limitations(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters (recall: 0.02 M), 16 to 32 tokens in training, up to 128 in the end"
     limits: ClassVar[str] = (
+        "Not every arm learns its task within the trained length (the tables say how well): where one does not, what is far behind says how fast "
+        "it learns, not how far it reaches. "
         "Behind the trained length the question is of what was learnt, not of memory or time: what a context of 100,000 tokens costs is not measured here "
         "(questions 31 and 32). A Transformer may do parity with a scratchpad, other positions, or far more training; that it is hard is shown, that it is "
         "impossible is not."

@@ -166,7 +166,7 @@ def _marks(model: Transformer, batch: tuple[Tensor, Tensor], n_points: int) -> d
     patterns = list(activations.values())
     answers = classes(tokens)
     rival = N_PLAIN + (answers - N_PLAIN + 1) % N_CLASSES
-    function = site_function(model, batch, logit_difference(answers.tolist(), rival.tolist()))
+    function = site_function(model, batch, logit_difference(answers.tolist(), rival.tolist(), positions=-1))
     plain = function.value[tokens < N_PLAIN].mean(0).expand_as(function.value)
     marks = {
         "attention": patterns[-1].mean(1)[:, -1],

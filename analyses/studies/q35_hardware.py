@@ -72,6 +72,8 @@ class Hardware(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, windows of 32 characters, one core"
     limits: ClassVar[str] = (
+        "Equal compute counts the products of weights: with attention's own and the unembedding the smaller model takes about a tenth more. No arm keeps "
+        "its weights in bf16, and mixed precision may take more time than it saves on a processor. The ragged batches are sorted by length. "
         "Precision, memory and sums are measured, speed is not: whether bf16 is faster depends on the machine (the table of times is this one's). How long "
         "processes wait for one another, which decides what more machines gain, is left out. At equal compute the larger model may win with more of it."
     )
