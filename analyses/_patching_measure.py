@@ -67,13 +67,22 @@ def why_not(model: Model, corpus: Corpus) -> str:
 
 def candidates(model: Model, corpus: Corpus, n: int | None = None) -> tuple[Prompt, ...]:
     """The first prompts with an answer and a corrupt version of as many tokens; of an encoder-decoder, it is the source that is corrupt."""
+    return tuple(p for p in _answered(model, corpus) if _equally_long(model, p))[:n]
+
+
+def n_of_other_length(model: Model, corpus: Corpus) -> int:
+    """How many prompts cannot be patched, as their corrupt version has another number of tokens."""
+    return sum(not _equally_long(model, p) for p in _answered(model, corpus))
+
+
+def _answered(model: Model, corpus: Corpus) -> list[Prompt]:
     two = isinstance(model, EncoderDecoder)
+    return [p for p in corpus.prompts if p.target is not None and (two or p.foil is not None) and p.corrupt is not None]
 
-    def length(text: str) -> int:
-        return len(model.tokenizer.encode(text, template=two))
 
-    answered = [p for p in corpus.prompts if p.target is not None and (two or p.foil is not None) and p.corrupt is not None]
-    return tuple(p for p in answered if length(p.corrupt) == length(p.prompt))[:n]
+def _equally_long(model: Model, prompt: Prompt) -> bool:
+    clean, corrupt = (model.tokenizer.encode(text, template=isinstance(model, EncoderDecoder)) for text in (prompt.prompt, prompt.corrupt))
+    return len(clean) == len(corrupt)
 
 
 def pairs_of(model: Model, prompts: Sequence[Prompt]) -> Pairs:

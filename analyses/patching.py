@@ -110,6 +110,8 @@ class Patching(Analysis):
             "prompts": f"{len(asked)} with a corrupt version of equal length (asked for: {self.n_prompts}), of which {used} were used, "
             f"{len(asked) - used} differ by less than 10 % of the clean metric"
         }
+        if not measured.why_not(model, corpus) and (n := measured.n_of_other_length(model, corpus)):
+            facts["prompts of unequal length"] = f"{n}, left out: their corrupt version has another number of tokens"
         if asked:
             facts["first prompt"] = f"{asked[0].prompt!r} against {asked[0].corrupt!r}"
         return facts

@@ -31,7 +31,7 @@ def linear_probe(
     `site` (of several), `accuracy`, `low`, `high`, `control_accuracy`, `selectivity`, `majority` (accuracy of always saying the
     most frequent label; all of unit 1), `n` rows, `n_groups`, `n_classes`, `converged`.
 
-    Raises ValueError for features that are not finite, another number of labels or groups than rows, one class only, or a
+    Raises ValueError for no rows, features that are not finite, missing labels or groups, another number of labels or groups than rows, one class only, or a
     class with one group.
 
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
@@ -64,12 +64,18 @@ def _checked(x: np.ndarray, labels: Sequence[Any], groups: Sequence[Any] | None)
     """Features in float64, the classes, the class of each row, the group of each row."""
     if x.ndim < 2:
         raise ValueError(f"features are Float[row d], got shape {x.shape}")
+    if not len(x):
+        raise ValueError("a probe needs at least one row of features, got none")
     x = x.reshape(len(x), -1).astype(np.float64)
     if not np.isfinite(x).all():
         raise ValueError(f"features must be finite, but {int((~np.isfinite(x)).any(1).sum())} of {len(x)} rows are not")
     for name, values in (("labels", labels), ("groups", groups)):
         if values is not None and len(values) != len(x):
             raise ValueError(f"there must be one of {name} for each of the {len(x)} rows, got {len(values)}")
+        if values is not None and np.ndim(values) != 1:
+            raise ValueError(f"{name} are a list with one for each row, got shape {np.shape(values)}")
+        if values is not None and (missing := int(pd.isna(pd.Series(values, dtype=object)).sum())):
+            raise ValueError(f"{name} must all be there, but {missing} of {len(x)} are missing")
     classes, y = np.unique(np.asarray(labels), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"a probe tells two classes apart or more, got {len(classes)}")

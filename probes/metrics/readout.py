@@ -140,6 +140,14 @@ def reads_both_ways(model: Observable) -> bool:
     return not getattr(getattr(model, "config", None), "causal", True)
 
 
+def check_asked(inputs: Any, metric: Any) -> None:
+    """Raises SiteError for a tensor that stands alone, and for what is no metric, such as a function that makes one."""
+    if not isinstance(inputs, tuple | list):
+        raise SiteError(f"the inputs of a model are a tuple, such as (tokens,) or (tokens, mask), got {type(inputs).__name__}")
+    if not isinstance(metric, Metric):
+        raise SiteError(f"a metric is one such as loss(), or a Metric of your own, got {getattr(metric, '__name__', type(metric).__name__)}")
+
+
 def check_values(values: Any, n_examples: int, metric: str) -> None:
     """Raises SiteError for what a metric must not give."""
     if not isinstance(values, Tensor) or values.shape != (n_examples,):

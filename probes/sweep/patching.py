@@ -13,6 +13,7 @@ from probes.edits import Edit
 from probes.errors import SiteError, check_evaluating
 from probes.inputs import Inputs
 from probes.metrics import Metric
+from probes.metrics.readout import check_asked
 from probes.observable import Observable
 from probes.record import Activations, record
 from probes.sweep.pairs import LEAST_GAP, check_gaps, check_pairs
@@ -58,6 +59,8 @@ def patching(
     if direction not in ("denoise", "noise"):
         raise SiteError(f"direction must be denoise or noise, got {direction!r}")
     check_evaluating(model)
+    for inputs in (clean, corrupt):
+        check_asked(inputs, metric)
     check_pairs(clean, corrupt)
     names = named(sites, model.sites())
     run, source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)

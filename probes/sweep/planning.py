@@ -149,6 +149,8 @@ def plan(
 
 def as_sets(edits: Iterable[EditSet]) -> list[tuple[Edit, ...]]:
     """Every item as the tuple of edits that are applied together. Raises SiteError for none."""
+    if isinstance(edits, Edit) or not isinstance(edits, Iterable):
+        raise SiteError(f"edits are a list, each an Edit or a tuple of them, got {type(edits).__name__}")
     sets = [tuple(flatten([edit])) for edit in edits]
     if not sets:
         raise SiteError("sweep needs at least one edit, got none")

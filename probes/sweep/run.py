@@ -31,7 +31,7 @@ from probes.intervene import (
     intervene,
 )
 from probes.metrics import Metric, Readout
-from probes.metrics.readout import check_values
+from probes.metrics.readout import check_asked, check_values
 from probes.observable import Observable, SiteLike, Steppable
 from probes.sweep.planning import BUDGET, Plan, Run, as_sets, planned, repeated
 from probes.sweep.replays import ReplayLike, replay_of
@@ -73,6 +73,7 @@ def sweep(
     (['edit', 'site', 'layer', 'head', 'position', 'example', 'clean', 'edited', 'effect'], 4)
     """
     check_evaluating(model)
+    check_asked(batch, metric)
     sets = as_sets(edits)
     readout, found = metric.on(model, batch), Measured(edited=[None] * len(sets))
     complete = True

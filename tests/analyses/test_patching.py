@@ -106,7 +106,9 @@ def test_prompts_that_say_nothing_are_left_out_and_counted(planted: tuple[Transf
     assert result.notes["prompts"].startswith(
         "9 with a corrupt version of equal length (asked for: 9), of which 6 were used, 3 differ by less"
     )
+    assert result.notes["prompts of unequal length"].startswith("1, left out: ")
     nothing = analysis.run(model, dataclasses.replace(corpus, prompts=same))
+    assert "prompts of unequal length" not in nothing.notes
     assert nothing.verdict.status == "inconclusive" and nothing.figures == ()
     assert (
         nothing.verdict.claim

@@ -77,3 +77,14 @@ def test_mistakes_are_sentences() -> None:
     x[3, 2] = np.nan
     with pytest.raises(ValueError, match="must be finite, but 1 of 10 rows are not"):
         linear_probe(x, [0, 1] * 5)
+
+
+@pytest.mark.parametrize(("x", "labels", "message"), [
+    (np.zeros((0, 3)), [], "needs at least one row of features, got none"),
+    (np.zeros((4, 3)), ["a", None, "b", "b"], "labels must all be there, but 1 of 4 are missing"),
+    (np.zeros((4, 3)), [1.0, float("nan"), 2.0, 2.0], "labels must all be there, but 1 of 4 are missing"),
+    (np.zeros((4, 3)), [[1, 0], [0, 1], [1, 0], [0, 1]], r"labels are a list with one for each row, got shape \(4, 2\)"),
+])
+def test_rows_and_labels_that_are_not_there(x: np.ndarray, labels: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear_probe(x, labels)

@@ -339,3 +339,15 @@ def test_an_answer_that_is_no_token_is_refused(answer: object) -> None:
 def test_a_metric_of_your_own_gives_a_number_per_example(value: object, message: str) -> None:
     with pytest.raises(SiteError, match=message):
         sweep(MODELS["gpt2"], (torch.arange(6).reshape(2, 3),), [Edit("embed", zero())], Metric("own", "1", lambda model, inputs: Readout(None, value)))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"batch": torch.arange(6).reshape(2, 3)}, r"a tuple, such as \(tokens,\) or \(tokens, mask\), got Tensor"),
+    ({"metric": loss}, r"a metric is one such as loss\(\), or a Metric of your own, got loss"),
+    ({"edits": Edit("embed", zero())}, "edits are a list, each an Edit or a tuple of them, got Edit"),
+    ({"edits": 3}, "edits are a list, .* got int"),
+])
+def test_what_was_asked_for_in_another_form_is_named(change: dict, message: str) -> None:
+    given = {"batch": (torch.arange(6).reshape(2, 3),), "edits": [Edit("embed", zero())], "metric": loss()} | change
+    with pytest.raises(SiteError, match=message):
+        sweep(MODELS["gpt2"], **given)
