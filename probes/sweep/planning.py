@@ -135,7 +135,8 @@ def plan(
 ) -> Plan:
     """What `sweep` would run. Nothing is run but the embedding of the tokens.
 
-    Raises SiteError as `sweep` does, and for a model that cannot be resumed between blocks: there every edit is a whole pass.
+    Raises SiteError for no edits, sites and metrics as `sweep` does (heads and positions that a site does not have are found only
+    when it is edited), and for a model that cannot be resumed between blocks: there every edit is a whole pass.
 
     >>> import torch; from model import Transformer, TransformerConfig; from probes import ablate_heads, logit_difference, zero
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
