@@ -47,19 +47,26 @@ class Edit:
     def __post_init__(self) -> None:
         if not callable(self.change):
             raise SiteError(f"the change of an edit is a function of the value, got {type(self.change).__name__}")
+        if any(self.change is one for one in (zero, mean, positional_mean, resample, patch, scale, add, constant)):
+            raise SiteError(f"{self.change.__name__} makes a change, and is none: call it, as in {self.change.__name__}(…)")
         if self.heads is not None:
-            object.__setattr__(self, "heads", _whole_numbers(self.heads, "heads"))
+            object.__setattr__(self, "heads", whole_numbers(self.heads, "heads"))
         if self.positions is not None:
             if hasattr(self.positions, "tolist"):
                 object.__setattr__(self, "positions", self.positions.tolist())
             nested = isinstance(self.positions, Sequence) and any(isinstance(p, Sequence) for p in self.positions)
-            fixed = tuple(_whole_numbers(p, "positions", empty=True) for p in self.positions) if nested else _whole_numbers(self.positions, "positions")
+            fixed = tuple(whole_numbers(p, "positions", empty=True) for p in self.positions) if nested else whole_numbers(self.positions, "positions")
             if nested and not any(fixed):
                 raise SiteError("positions must name at least one position, got an empty list for every example")
             object.__setattr__(self, "positions", fixed)
 
 
-def _whole_numbers(values: Any, what: str, *, empty: bool = False) -> tuple[int, ...]:
+def whole_numbers(values: Any, what: str, *, empty: bool = False) -> tuple[int, ...]:
+    """One number or several, of any library. Raises SiteError for anything else, and for none.
+
+    >>> whole_numbers(3, "heads"), whole_numbers(torch.tensor([0, 2]), "layers")
+    ((3,), (0, 2))
+    """
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     if not values and not empty:
@@ -220,6 +227,8 @@ def resample(reference: Reference, generator: torch.Generator, *, mask: Bool[Ten
     The draw is made once, here: every edit that holds this change pairs the examples alike. Where the reference has as
     many examples as the batch, they are paired by a random cycle, so that none is paired with itself.
     """
+    if not isinstance(generator, torch.Generator):
+        raise SiteError(f"resample draws from a torch.Generator, got {generator!r}")
     seed = int(torch.randint(2**62, (1,), generator=generator))
 
     def at(values: Tensor, mask: Tensor | None, axes: tuple[str, ...]) -> SpotChange:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from probes.edits import Edit, Positions, add
+from probes.edits import Edit, Positions, add, whole_numbers
 from probes.errors import SiteError
 from probes.inputs import Inputs, sequence_at
 from probes.metrics import Metric
@@ -77,6 +77,8 @@ def steer(
     >>> table[["site", "layer", "strength"]].values.tolist(), float(table["effect"][0])
     ([['blocks.0.resid_post', 0, 0.0], ['blocks.0.resid_post', 0, 2.0]], 0.0)
     """
+    layers = None if layers is None else whole_numbers(layers, "layers")
+    strengths = [strengths] if isinstance(strengths, int | float) else list(strengths)
     names = [name for name in vectors if layers is None or layer_of(name) in set(layers)]
     if layers is not None and (missing := sorted(set(layers) - {layer_of(name) for name in names})):
         raise SiteError(f"there is no vector for layer {missing[0]}, only for {', '.join(vectors)}")

@@ -97,6 +97,8 @@ def read_stream(
 
 
 def _named(statistics: Statistics) -> dict[str, Statistic]:
+    if isinstance(statistics, Statistic):
+        raise ValueError(f"statistics are a list or a mapping of them, got one {type(statistics).__name__}")
     pairs = list(statistics.items() if isinstance(statistics, Mapping) else ((type(one).__name__, one) for one in statistics))
     if wrong := [one for _, one in pairs if not isinstance(one, Statistic)]:
         raise ValueError(f"statistics must be Statistic, got {type(wrong[0]).__name__}")

@@ -71,6 +71,8 @@ def screen_then_verify(
     >>> table["verified"].tolist(), table.attrs["missed_at_most"]
     ([True, True, True, True], 0.0)
     """
+    if not isinstance(generator, torch.Generator):
+        raise SiteError(f"the nodes that are checked are drawn from a torch.Generator, got {generator!r}")
     by, n_checked, by_position = screening.by, screening.n_checked, screening.by_position
     check_evaluating(model)
     check_pairs(clean, corrupt)

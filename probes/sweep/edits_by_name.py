@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from probes.edits import Change, Edit
+from probes.edits import Change, Edit, whole_numbers
 from probes.errors import SiteError
 from probes.observable import Observable, find, layer_of
 
@@ -25,6 +25,7 @@ def ablate_heads(model: Observable, change: Change, *, layers: Sequence[int] | N
     """
     names = find(f"{attention}.z", model.sites())
     if layers is not None:
+        layers = whole_numbers(layers, "layers")
         names = [name for name in names if layer_of(name) in set(layers)]
         if missing := sorted(set(layers) - {layer_of(name) for name in names}):
             raise SiteError(f"there is no layer {missing[0]} with a site {attention}.z")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from probes.edits import Edit, patch
+from probes.edits import Edit, patch, whole_numbers
 from probes.errors import SiteError, UnknownSiteError
 from probes.inputs import Inputs, sequence_at
 from probes.observable import Observable, canonical, find, layer_of
@@ -51,6 +51,7 @@ def patch_sites(
     """
     names = named(sites, model.sites())
     if layers is not None:
+        layers = whole_numbers(layers, "layers")
         kept = [name for name in names if layer_of(name) in set(layers)]
         if missing := sorted(set(layers) - {layer_of(name) for name in kept}):
             raise SiteError(f"there is no layer {missing[0]} with a site {', '.join([sites] if isinstance(sites, str) else sites)}")
@@ -85,13 +86,14 @@ def named(sites: str | Iterable[str], known: Iterable[str]) -> list[str]:
 def _heads(site: str, shape: Mapping[str, int], heads: Literal["each"] | Sequence[int] | None) -> list[list[int] | None]:
     """The heads of each edit of a site."""
     n = shape.get("head", shape.get("kv_head"))
-    if heads is None or (n is None and heads == "each"):
+    if heads is None or (n is None and isinstance(heads, str) and heads == "each"):
         return [None]
     if n is None:
-        raise SiteError(f"{site} has no head axis, but heads {list(heads)} are named")
-    if outside := [head for head in ([] if heads == "each" else heads) if not -n <= head < n]:
+        raise SiteError(f"{site} has no head axis, but heads {heads!r} are named")
+    heads = range(n) if isinstance(heads, str) and heads == "each" else whole_numbers(heads, "heads")
+    if outside := [head for head in heads if not -n <= head < n]:
         raise SiteError(f"{site} has {n} heads, got {outside[0]}")
-    return [[head] for head in (range(n) if heads == "each" else heads)]
+    return [[head] for head in heads]
 
 
 def _places(
@@ -101,12 +103,17 @@ def _places(
     if positions is None:
         return [None]
     n = shape[axes[place_axis(axes)]]
-    if positions == "each":
+    if isinstance(positions, str) and positions != "each":
+        raise SiteError(f'positions are "each", whole numbers, or a list of them for every example, got {positions!r}')
+    if isinstance(positions, str):
         mask = None if inputs is None else sequence_at(site, inputs)[1]
         return [[p] for p in range(n) if mask is None or bool(mask[:, p].any())]
-    wanted = [[place] if isinstance(place, int) else list(place) for place in positions]
+    positions = positions.tolist() if hasattr(positions, "tolist") else positions
+    positions = list(positions) if isinstance(positions, Iterable) else [positions]
+    alone = [hasattr(place, "__index__") for place in positions]
+    wanted = [list(whole_numbers(place, "positions")) for place in positions]
     if outside := [p for place in wanted for p in place if not -n <= p < n]:
         raise SiteError(f"{site} has {n} positions, got {outside[0]}")
-    if wrong := [place for place, row in zip(positions, wanted, strict=True) if not isinstance(place, int) and len(row) != shape["batch"]]:
+    if wrong := [row for one, row in zip(alone, wanted, strict=True) if not one and len(row) != shape["batch"]]:
         raise SiteError(f"a place of each example must be {shape['batch']} numbers, got {len(wrong[0])}")
-    return [row if isinstance(place, int) else [[p] for p in row] for place, row in zip(positions, wanted, strict=True)]
+    return [row if one else [[p] for p in row] for one, row in zip(alone, wanted, strict=True)]

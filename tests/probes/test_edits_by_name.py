@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -28,11 +29,15 @@ from probes import (
     patching,
     positional_mean,
     record,
+    resample,
     sets_of,
+    steer,
+    stream,
     sweep,
     zero,
 )
 from probes.inputs import sequence_at
+from probes.statistics import Moments
 from tests.conftest import example, hugging_face, interrupted, place_to_read
 
 GRIDS = [
@@ -326,3 +331,28 @@ def test_ctrl_c_ends_a_curve_with_the_steps_that_are_done(curve: Callable, call:
     assert whole.attrs["complete"] and table.attrs["complete"] == (call > in_all)
     assert table["edited"].tolist() == whole["edited"].tolist()[: len(table)] and table["edit"].tolist() == whole["edit"].tolist()[: len(table)]
     assert len(table) < len(whole) or call > in_all
+
+
+def test_one_number_and_numbers_of_other_libraries_are_taken_and_other_things_named() -> None:
+    model, inputs = wrap(hugging_face("gpt2", 0)), (torch.arange(6).reshape(2, 3),)
+    with torch.no_grad(), record(model, ["*resid_pre", "*attn.z"]) as values:
+        model(*inputs)
+
+    def labels(edits: list[Edit]) -> list[tuple]:
+        return [(edit.site, edit.heads, edit.positions) for edit in edits]
+
+    assert labels(ablate_heads(model, zero(), layers=1)) == labels(ablate_heads(model, zero(), layers=np.array([1])))
+    assert labels(patch_sites(model, values, "z", heads=1)) == labels(patch_sites(model, values, "z", heads=[np.int64(1)]))
+    for positions in (1, [np.int64(1)], np.array([1]), torch.tensor([1])):
+        assert labels(patch_sites(model, values, "resid_pre", positions=positions)) == labels(patch_sites(model, values, "resid_pre", positions=[1]))
+    assert labels(patch_sites(model, values, "resid_pre", positions=np.array([[0, 2]])))[0][2] == ((0,), (2,))
+    with pytest.raises(SiteError, match='positions are "each", whole numbers, or a list of them for every example, got \'all\''):
+        patch_sites(model, values, "resid_pre", positions="all")
+    with pytest.raises(SiteError, match=r"zero makes a change, and is none: call it, as in zero\(…\)"):
+        Edit("embed", zero)
+    with pytest.raises(SiteError, match="resample draws from a torch.Generator, got 0"):
+        resample(inputs, 0)
+    one, listed = (steer(model, inputs, {"blocks.0.resid_pre": torch.ones(model.config.d_model)}, loss(), by) for by in (2.0, [2.0]))
+    assert one.equals(listed)
+    with pytest.raises(ValueError, match="statistics are a list or a mapping of them, got one Moments"):
+        stream(model, [inputs], Moments(at="embed"), progress=False)
