@@ -60,7 +60,8 @@ def screen_then_verify(
     random ones exceed it; `missed_at_most`, the share of the others that do, at most, at 95 % confidence. The bound assumes
     nothing about the effects: it inverts the hypergeometric distribution of the draw (the finite form of Clopper & Pearson
     1934). Where none exceeds it is no more than 1 − 0.05^(1/n_checked), which is 5 % for 59. Ctrl-C leaves the estimates and those
-    nodes that are verified, `complete` then being False; before all of the first are, there is no threshold and no bound but 1.
+    nodes that are verified, `complete` then being False. A sweep goes block by block, so that what is done is no random draw:
+    there is no bound but 1 then, and no threshold before all of the first are verified.
 
     Raises KeyboardInterrupt before there is a ranking, SiteError for k, n_first or n_checked that the nodes do not allow, and as `attribution_patching` and `sweep` do.
 
@@ -95,7 +96,7 @@ def screen_then_verify(
     firsts, others = effects[effects.index < n_first].abs(), effects[effects.index >= n_first].abs()
     threshold = float(firsts.nlargest(k).iloc[-1]) if len(firsts) == n_first else float("nan")
     n_exceeding = int((~(others <= threshold)).sum())
-    bound = most_exceeding(n_exceeding, len(others), n_others) / max(n_others, 1) if threshold == threshold else 1.0
+    bound = most_exceeding(n_exceeding, len(others), n_others) / max(n_others, 1) if swept.attrs["complete"] else 1.0
     table = labels_of(nodes)
     table["rank"] = pd.Series({i: rank for rank, i in enumerate(order, 1)})
     table["estimate"] = estimated.tolist()

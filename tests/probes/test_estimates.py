@@ -396,8 +396,9 @@ def test_ctrl_c_leaves_what_is_verified_where_it_belongs(call: int) -> None:
     assert table.attrs["complete"] == (table["verified"].sum() == 5)
     done = table[table["verified"]]
     assert done["exact"].tolist() == whole.loc[done.index, "exact"].tolist() and table[~table["verified"]]["exact"].isna().all()
-    firsts = table[table["rank"] <= 2]["verified"].all()
-    assert table.attrs["missed_at_most"] >= whole.attrs["missed_at_most"] and (firsts or table.attrs["missed_at_most"] == 1.0)
+    # what is done of an interrupted sweep is done in the order of the blocks: no random draw, so no bound
+    assert table.attrs["missed_at_most"] == (whole.attrs["missed_at_most"] if table.attrs["complete"] else 1.0)
+    assert whole.attrs["missed_at_most"] < 1.0
 
 
 @pytest.mark.parametrize("metric", [kl_divergence(), total_variation()])
