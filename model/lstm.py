@@ -1,23 +1,27 @@
-"""What is computed without attention? A recurrent language model: the baseline that a Transformer of the same size is held against."""
+"""What is computed without attention? A recurrent language model, of LSTM or of plain tanh cells: the baseline that a Transformer of the same size is held against."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from model.choices import one_of
 from model.inputs import check_inputs
 from model.sites import Site
 from model.source import Source
 from model.tokenizer import Pad, Tokenizer
 
 HIDDEN_AXES = ("batch", "pos", "d_model")
+Cell = Literal["lstm", "rnn"]
+"""long short-term memory (Hochreiter & Schmidhuber 1997), or hᵢ = tanh(W x + b + U hᵢ₋₁ + c) (Elman 1990)"""
+CELLS = {"lstm": nn.LSTM, "rnn": nn.RNN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +41,11 @@ class LSTMConfig:
     d_vocab: int
     dropout: float = 0.0
     """of the embedding and of what each layer hands on, in training"""
+    cell: Cell = "lstm"
+    """what a layer is made of"""
 
     def __post_init__(self) -> None:
+        one_of(self, "cell", Cell)
         for name in ("n_layers", "d_model", "d_vocab"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -60,7 +67,7 @@ class LSTMConfig:
 
 
 class LSTMLanguageModel(nn.Module):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997) that predicts the next token, called as a decoder is.
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), or a plain recurrent network, that predicts the next token, called as a decoder is.
 
     Its sites are `embed`, `layers.i.hidden`, and `logits`. What a layer computes from one position to the next is torch's
     own and is not cut open: an edit of `layers.i.hidden` changes what the layer above reads there, not what layer i
@@ -80,7 +87,7 @@ class LSTMLanguageModel(nn.Module):
         self.source = Source(name=config.family, kind="initialised")
         self.embedding = nn.Embedding(config.d_vocab, config.d_model)
         self.embed = Site("embed")
-        self.layers = nn.ModuleList(RecurrentLayer(config.d_model) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(RecurrentLayer(config.d_model, config.cell) for _ in range(config.n_layers))
         self.unembedding = nn.Linear(config.d_model, config.d_vocab)
         self.logits = Site("logits")
         if not self.embedding.weight.is_meta:
@@ -138,23 +145,26 @@ class LSTMLanguageModel(nn.Module):
             else:
                 parameter.uniform_(-(d_model**-0.5), d_model**-0.5, generator=generator)
         for layer in self.layers:
-            layer.lstm.bias_ih_l0[d_model : 2 * d_model] = 1.0  # torch's order of gates: input, forget, cell, output
+            if self.config.cell == "lstm":
+                layer.lstm.bias_ih_l0[d_model : 2 * d_model] = 1.0  # torch's order of gates: input, forget, cell, output
 
 
 class RecurrentLayer(nn.Module):
     """One layer: hidden states of the positions, each from the one before and what stands below."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, cell: Cell) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(d_model, d_model, batch_first=True)
+        self.cell = cell
+        self.add_module(cell, CELLS[cell](d_model, d_model, batch_first=True))  # weights are named by the cell
         self.hidden = Site("hidden", HIDDEN_AXES)
 
     def forward(
         self, states: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
     ) -> Float[Tensor, "batch pos d_model"]:
         """Hidden states, 0 at padding."""
+        recurrent = getattr(self, self.cell)
         if mask is None:
-            return self.hidden(self.lstm(states)[0])
+            return self.hidden(recurrent(states)[0])
         order = (~mask).long().argsort(dim=1, stable=True).unsqueeze(-1).expand_as(states)  # real tokens first, as they came
-        hidden = self.lstm(states.gather(1, order))[0]
+        hidden = recurrent(states.gather(1, order))[0]
         return self.hidden(torch.zeros_like(hidden).scatter(1, order, hidden) * mask.unsqueeze(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,24 @@ class Effect:
         mean, n = float(x.mean()) if len(x) else math.nan, len(x)
         half = float(stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         return cls(quantity=quantity, estimate=mean, low=mean - half, high=mean + half, n=n, unit=unit)
+
+    @classmethod
+    def of_ratios(cls, quantity: str, ratios: Sequence[float]) -> Self:
+        """The geometric mean over seeds with Student's t interval of the logarithms: what is never below 0 has no end there.
+
+        Raises ValueError for a ratio that is not positive.
+
+        >>> effect = Effect.of_ratios("growth", [10.0, 1000.0, 100.0])
+        >>> round(effect.estimate), effect.low > 0
+        (100, True)
+        """
+        x = np.asarray(ratios, dtype=float)
+        if not (x > 0).all():
+            raise ValueError(f"ratios are positive, got {x[~(x > 0)][0]}")
+        logs = cls.over_seeds(quantity, np.log(x))
+        return dataclasses.replace(
+            logs, estimate=math.exp(logs.estimate), low=math.exp(logs.low), high=math.exp(logs.high), kind="geometric mean over seeds, t interval of logarithms"
+        )  # fmt: skip
 
     @classmethod
     def over_examples(cls, quantity: str, values: Sequence[float], unit: str = "1", *, seed: int = 0) -> Self:

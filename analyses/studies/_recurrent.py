@@ -1,4 +1,4 @@
-"""Which recurrent network is a fair rival? An LSTM with as many weights as the Transformer, taught the same."""
+"""Which recurrent network is a fair rival? An LSTM, or one of plain tanh cells, with as many weights as the Transformer, taught the same."""
 
 from __future__ import annotations
 
@@ -8,46 +8,52 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._training import character_model, recipe_of
 from model import LSTMConfig, LSTMLanguageModel, TransformerConfig
+from model.lstm import Cell
 from model.training import Recipe
 from model.training.objectives import Batch, Objective
 
-LSTM = "LSTM"
+LSTM, RNN = "LSTM", "RNN"
+CELLS: dict[str, Cell] = {LSTM: "lstm", RNN: "rnn"}
+N_MATRICES: dict[Cell, int] = {"lstm": 8, "rnn": 2}
+"""of d_model · d_model in a layer, with as many biases"""
 N_LAYERS = 2
-"""of every LSTM here"""
+"""of every recurrent network here"""
 LSTM_RATE = 1e-2
-"""of an LSTM that learns prose: there it is ahead of 0.003, at which all else learns, and behind it in recall"""
+"""of an LSTM: there it is ahead of 0.003, at which all else learns"""
 
 
-def rival(arm: str, config: TransformerConfig, seed: int) -> nn.Module:
-    """The untrained network of an arm: "LSTM", or the Transformer of `config` with such positions.
+def rival(arm: str, config: TransformerConfig, seed: int, *, glorot: bool = False) -> nn.Module:
+    """The untrained network of an arm: "LSTM", "RNN", or the Transformer of `config` with such positions, from the paper's start if `glorot`.
 
     >>> from analyses.studies._training import BASE
-    >>> sizes = [sum(p.numel() for p in rival(arm, BASE, 0).parameters()) for arm in ("learned", LSTM)]
-    >>> 0.97 < sizes[1] / sizes[0] < 1.03
-    True
+    >>> sizes = [sum(p.numel() for p in rival(arm, BASE, 0).parameters()) for arm in ("learned", LSTM, RNN)]
+    >>> 0.97 < sizes[1] / sizes[0] < 1.03, 0.97 < sizes[2] / sizes[0] < 1.03
+    (True, True)
     """
-    if arm == LSTM:
-        return recurrent_twin(config, seed)
-    return character_model(dataclasses.replace(config, positions=arm), seed)
+    config = config if arm in CELLS else dataclasses.replace(config, positions=arm)
+    if arm in CELLS:
+        return recurrent_twin(config, seed, CELLS[arm])
+    return (started_as_in_the_paper if glorot else character_model)(config, seed)
 
 
-def prose_recipe(arm: str, steps: int) -> Recipe:
-    """The studies' recipe, on prose, at the learning rate of the arm.
+def recipe_for(arm: str, steps: int) -> Recipe:
+    """The studies' recipe at the learning rate of the arm.
 
-    >>> prose_recipe(LSTM, 100).learning_rate, prose_recipe("rotary", 100).learning_rate
+    >>> recipe_for(LSTM, 100).learning_rate, recipe_for("rotary", 100).learning_rate
     (0.01, 0.003)
     """
     return recipe_of(steps, **({"learning_rate": LSTM_RATE} if arm == LSTM else {}))
 
 
-def recurrent_twin(config: TransformerConfig, seed: int) -> LSTMLanguageModel:
-    """The LSTM of two layers whose number of weights is nearest to that of the Transformer of `config`."""
+def recurrent_twin(config: TransformerConfig, seed: int, cell: Cell = "lstm") -> LSTMLanguageModel:
+    """The recurrent network of two layers whose number of weights is nearest to that of the Transformer of `config`."""
     with torch.device("meta"):
         n_weights = sum(p.numel() for p in character_model(config, 0).parameters())
-    width = min(range(1, 4 * config.d_model), key=lambda width: abs(_n_weights(width, config.d_vocab) - n_weights))
-    twin = LSTMConfig(n_layers=N_LAYERS, d_model=width, d_vocab=config.d_vocab)
+    width = min(range(1, 4 * config.d_model), key=lambda width: abs(_n_weights(width, config.d_vocab, cell) - n_weights))
+    twin = LSTMConfig(n_layers=N_LAYERS, d_model=width, d_vocab=config.d_vocab, cell=cell)
     return LSTMLanguageModel(twin, generator=torch.Generator().manual_seed(seed))
 
 
@@ -59,7 +65,8 @@ def operations_per_token(config: TransformerConfig | LSTMConfig, n: int) -> floa
     True
     """
     if isinstance(config, LSTMConfig):
-        return 2 * (8 * config.d_model**2 * config.n_layers + config.d_model * config.d_vocab)
+        per_layer = N_MATRICES[config.cell] * config.d_model**2
+        return 2 * (per_layer * config.n_layers + config.d_model * config.d_vocab)
     heads, kv_heads = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     block = 2 * config.d_model * (2 * heads + 2 * kv_heads) + 2 * config.d_model * config.d_mlp * (3 if config.gated else 2) + 4 * heads * n
     return block * config.n_layers + 2 * config.d_model * config.d_vocab
@@ -73,5 +80,5 @@ def right(model: nn.Module, batch: Batch, objective: Objective) -> tuple[Bool[Te
     return model(*exercise.inputs).argmax(-1) == exercise.answers, exercise.counted
 
 
-def _n_weights(width: int, d_vocab: int) -> int:
-    return N_LAYERS * (8 * width**2 + 8 * width) + 2 * d_vocab * width + d_vocab
+def _n_weights(width: int, d_vocab: int, cell: Cell) -> int:
+    return N_LAYERS * N_MATRICES[cell] * (width**2 + width) + 2 * d_vocab * width + d_vocab

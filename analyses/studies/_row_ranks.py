@@ -21,11 +21,16 @@ def row_rank_correlation(
     ([1.0, 1.0], [-1.0, -1.0])
     """
     a, b = (np.asarray(scores.detach().double()) for scores in (first, second))
-    rows = [_correlation(a[:, :, i, : i + 1], b[:, :, i, : i + 1]) for i in range(least - 1, a.shape[2])]
+    rows = [rank_correlation(a[:, :, i, : i + 1], b[:, :, i, : i + 1]) for i in range(least - 1, a.shape[2])]
     return np.nanmean(np.stack(rows, axis=-1), axis=(1, 2))
 
 
-def _correlation(a: Float[np.ndarray, "batch head key"], b: Float[np.ndarray, "batch head key"]) -> Float[np.ndarray, "batch head"]:
+def rank_correlation(a: Float[np.ndarray, "... key"], b: Float[np.ndarray, "... key"]) -> Float[np.ndarray, "..."]:
+    """Of the values along the last axis, ties sharing their mean rank; NaN where all values of one side are equal.
+
+    >>> float(rank_correlation(np.array([1.0, 2.0, 2.0]), np.array([0.0, 5.0, 5.0])).round(6))
+    1.0
+    """
     ranks = [stats.rankdata(values, axis=-1) for values in (a, b)]
     x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore"):

@@ -21,7 +21,7 @@ N_KEYS, N_VALUES = 16, 16
 CHANCE = 1 / N_VALUES
 LESSONS, TESTS = tuple(range(2, 13)), (4, 8, 12)
 """pairs of a sequence in training: few of them are learnt first, and help with more; and in the end"""
-CONFIG = dataclasses.replace(BASE, d_vocab=N_KEYS + N_VALUES, n_ctx=3 * N_KEYS, tied_embeddings=False, embed_scale=8.0)
+CONFIG = dataclasses.replace(BASE, d_vocab=N_KEYS + N_VALUES, n_ctx=3 * N_KEYS, tied_embeddings=False, embed_scale=8.0, positions="rotary")
 """the model of this task"""
 
 

@@ -17,10 +17,10 @@ from analyses.studies._training import BASE, Learnt, learn, recipe_of
 from model.training.objectives import Batch, Exercise
 from model.training.randomness import generator_of
 
-TRAINED = 16
-SPANS = {"1–8": (1, 8), "9–16": (9, 16), "17–32": (17, 32), "33–64": (33, 64)}
-"""how many bits were read; sequences of training have 16"""
-CONFIG = dataclasses.replace(BASE, d_vocab=2, n_ctx=64)
+TRAINED = 12
+SPANS = {"1–6": (1, 6), "7–12": (7, 12), "13–24": (13, 24), "25–48": (25, 48)}
+"""how many bits were read; sequences of training have 12"""
+CONFIG = dataclasses.replace(BASE, d_vocab=2, n_ctx=48, positions="rotary", embed_scale=BASE.d_model**0.5)
 """the model of this task; an arm changes its positions"""
 
 
@@ -56,10 +56,10 @@ class Parity:
 
 
 def learn_parity(arm: str, *, seed: int, steps: int, n_test: int = 256) -> tuple[Learnt, dict[str, float]]:
-    """A network that is taught the task on 16 bits, and its share of right answers in every span of 64."""
+    """A network that is taught the task on 12 bits, and its share of right answers in every span of 48."""
     lessons = Bits(n_batches=steps, batch=64, length=TRAINED, seed=seed)
     test = Bits(n_batches=1, batch=n_test, length=CONFIG.n_ctx, seed=seed + 10_000)[0]
-    model = rival(arm, CONFIG, seed)
+    model = rival(arm, CONFIG, seed, glorot=True)
     within = Bits(n_batches=1, batch=n_test, length=TRAINED, seed=seed + 20_000)
     learnt = learn(model, lessons, Parity(), dataclasses.replace(recipe_of(steps), seed=seed), validation=within)
     hits, _ = right(model, test, Parity())

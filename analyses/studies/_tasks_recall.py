@@ -33,6 +33,7 @@ CONFIG = dataclasses.replace(
     n_kv_heads=2,
     d_mlp=64,
     embed_scale=32**0.5,
+    positions="rotary",
 )
 """the model of this task; an arm changes its positions"""
 

@@ -37,7 +37,7 @@ class Learnt:
     """nats per token that is held out"""
     n_parameters: int
     flops: float
-    """of the training: 6 · parameters that are used in products · tokens (Kaplan et al. 2020), attention's own products left out"""
+    """of the training: 6 · weights of products · tokens (Kaplan et al. 2020), the unembedding among them, attention's own products left out"""
     cpu_seconds: float
 
 
@@ -49,14 +49,26 @@ def learn(
     history = train(model, batches, objective, recipe, validation=validation if recipe.evaluate_every else ())
     seconds = clock.seconds()
     model.eval()
-    products = sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name.lower())
     read = sum(int(batches[i][0].numel()) for i in range(min(len(batches), recipe.steps)))
     with torch.no_grad():
         loss = evaluate(model, validation, objective, recipe)
     return Learnt(
         model=model, history=history, loss=loss, n_parameters=sum(p.numel() for p in model.parameters()),
-        flops=6.0 * products * read, cpu_seconds=seconds,
+        flops=6.0 * weights_of_products(model) * read, cpu_seconds=seconds,
     )  # fmt: skip
+
+
+def weights_of_products(model: nn.Module) -> int:
+    """Weights that a token is multiplied by: of linear maps, a tied unembedding among them, and of recurrent cells; not what is looked up.
+
+    >>> from model import LSTMConfig, LSTMLanguageModel
+    >>> lstm = LSTMLanguageModel(LSTMConfig(n_layers=1, d_model=8, d_vocab=10))
+    >>> weights_of_products(Transformer(BASE)) == 2 * 12 * 64**2 + BASE.d_vocab * 64, weights_of_products(lstm) == 8 * 8**2 + 10 * 8
+    (True, True)
+    """
+    linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    cells = [p for module in model.modules() if isinstance(module, nn.RNNBase) for p in module.parameters()]
+    return linear + sum(p.numel() for p in cells if p.dim() > 1)
 
 
 def character_model(config: TransformerConfig, seed: int) -> Transformer:

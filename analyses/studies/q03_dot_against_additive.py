@@ -18,7 +18,7 @@ from analyses._live_memory import peak_bytes
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._passes import DEPENDS, measured, ratios, timed, times_table
+from analyses.studies._passes import DEPENDS, measured, ratios, spread, timed, times_table
 from analyses.studies._row_ranks import row_rank_correlation
 from analyses.studies._training import BASE, bigram, character_model, held_out, learn_characters, recipe_of
 from analyses.studies._verdict import Prediction
@@ -52,6 +52,7 @@ class DotAgainstAdditive(Study):
         Prediction(
             says="the model with dot products beats the bigram", quantity="dot minus bigram", relation="<", threshold=0.0, unit="nats"
         ),
+        Prediction(says="times are repeatable", quantity="spread of the times", relation="<", threshold=0.25),
     )
     method: ClassVar[str] = (
         f"Dot: q·k/√d_k. Additive: w·tanh(q + k). One attention of one head, d_k = {D_HEAD}, {LENGTHS[-1]} tokens, its pattern written out in both: CPU "
@@ -104,6 +105,7 @@ class DotAgainstAdditive(Study):
                 kind="measured: peak of living tensors, counted",
             ),
             Effect.exact("growth of the operations' ratio", growth),
+            measured("spread of the times", [spread(times)]),
             Effect.over_seeds("rank correlation of score and similarity", text[text.arm == "dot"].similarity),
             Effect.over_seeds("dot minus bigram", loss["dot"] - bigram(n=self.n_held_out), "nats"),
             Effect.over_seeds("loss of additive minus that of dot", loss["additive"] - loss["dot"], "nats"),

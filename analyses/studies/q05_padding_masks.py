@@ -44,16 +44,19 @@ class PaddingMasks(Study):
     predictions: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="the weight of pads is 0", quantity="weight on pads under the mask", relation="==", threshold=0.0),
         Prediction(says="the states of real tokens are as without pads", quantity="change of real tokens' states under the mask", relation="<", threshold=1e-5),
+        Prediction(says="nor do they learn from pads", quantity="gradient of real tokens' states by pads under the mask", relation="==", threshold=0.0),
         Prediction(says="so is a sentence's vector, the mean of the states", quantity="cosine of the mean over all places", relation=">", threshold=0.99),
         Prediction(says="it does not matter on which side they stand", quantity="cosine with pads on the left, positions by place", relation=">", threshold=0.99),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="pads matter without a mask", quantity="cosine without a mask", relation="<", threshold=0.99),
+        Prediction(says="and have a gradient then", quantity="gradient of real tokens' states by pads without a mask", relation=">", threshold=0.0),
     )
     method: ClassVar[str] = (
         "Sentences of held-out prose are read by a trained encoder alone and with pads, and their vectors (mean of the final states, as sentence "
         "encoders do) compared by cosine. Predictions are judged at the largest number of pads. Change of the states: largest difference of a real "
-        "token's final state over the largest value, over all sentences and numbers of pads, with pads on the right. Beside it: what a softmax "
+        "token's final state over the largest value, over all sentences and numbers of pads, with pads on the right. Gradient: the largest of a random sum "
+        "of the real tokens' final states by a pad's embedding, in eight sentences. Beside it: what a softmax "
         "makes of the usual stand-ins for −∞, for a row that sees real keys too and for one that sees only pads."
     )
     scale: ClassVar[str] = (
@@ -86,26 +89,32 @@ class PaddingMasks(Study):
             return Effect.over_examples(quantity, most[most.arm == arm].cosine, seed=self.seed)
 
         masked, softmax = frame[frame.arm == "mask"], _stand_ins()
+        slopes = pd.DataFrame([{"sentence": i, **_slopes(encoder, one, max(self.pads))} for i, one in enumerate(self._sentences(encoder)[:8])])
         effects = [
             Effect.exact("weight on pads under the mask", float(masked.weight.max())),
             Effect.exact("change of real tokens' states under the mask", float(masked.change.max())),
+            Effect.exact("gradient of real tokens' states by pads under the mask", float(slopes.masked.max())),
+            Effect.exact("gradient of real tokens' states by pads without a mask", float(slopes.open.min())),
             cosine("cosine of the mean over all places", "mask, mean over all places"),
             cosine("cosine with pads on the left, positions by place", "mask, pads on the left, positions by place"),
             cosine("cosine without a mask", "no mask"),
             cosine("cosine with pads on the left, positions counted", "mask, pads on the left"),
-            Effect.exact("weight on pads where only pads are seen, smallest number for −∞", float(softmax.query("fill == 'smallest number' and sees == 'pads only'").weight.max())),
+            Effect.exact("difference of weights where only pads are seen, smallest number for −∞", float(softmax.query("fill == 'smallest number' and sees == 'pads only'").uneven.max())),
         ]  # fmt: skip
-        return effects, {"sentences": _sentences_table(frame), "stand-ins": _stand_ins_table(softmax)}
+        return effects, {"sentences": _sentences_table(frame), "slopes": _slopes_table(slopes), "stand-ins": _stand_ins_table(softmax)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        mean, left, none = (
+        mean, left, none, uneven = (
             effects[name].estimate
-            for name in ("cosine of the mean over all places", "cosine with pads on the left, positions by place", "cosine without a mask")
-        )
+            for name in (
+                "cosine of the mean over all places", "cosine with pads on the left, positions by place", "cosine without a mask",
+                "difference of weights where only pads are seen, smallest number for −∞",
+            )
+        )  # fmt: skip
         return (
             f"The mask gives pads exactly no weight and leaves the real tokens' states alone, but many pads still come in where the sentence's "
             f"vector is the mean over all places (cosine {mean:.2f}; without a mask {none:.2f}) and where positions are counted by place behind pads on "
-            f"the left ({left:.3f}); a row that sees only pads becomes NaN under −∞ and uniform under the smallest number."
+            f"the left ({left:.3f}); a row that sees only pads becomes NaN under −∞, and under the smallest number its weights differ by {uneven:.1g}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -165,6 +174,20 @@ def _read(
     return activations[site], max(float(pattern[..., ~real[0]].sum(-1).max()) for pattern in patterns)
 
 
+def _slopes(encoder: Transformer, tokens: Tensor, m: int) -> dict[str, float]:
+    """The largest gradient of a random sum of the real tokens' final states by the embedding of a pad, with m pads masked, and not."""
+    found, n, last = {}, tokens.shape[1], f"blocks.{encoder.n_layers - 1}.resid_post"
+    padded = torch.cat((tokens, torch.full((1, m), encoder.tokenizer.pad_id)), dim=1)
+    real = torch.arange(n + m)[None] < n
+    for name, mask in (("masked", real), ("open", None)):
+        with record(encoder, ["embed", last], gradients=True) as activations:
+            encoder(padded, mask)
+        states = activations[last][:, :n]
+        drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+        found[name] = float(torch.autograd.grad((states * drawn).sum(), activations["embed"])[0][:, n:].abs().max())
+    return found
+
+
 def _positions(encoder: Transformer, n: int) -> Float[Tensor, "pos d_model"]:
     """What stands at places 0 to n − 1 if positions are the places."""
     return encoder.position_embedding(torch.arange(n) + encoder.config.position_offset)
@@ -190,6 +213,7 @@ def _stand_ins(n_real: int = 6, n_pads: int = 2) -> pd.DataFrame:
                         "stored": float(stood),
                         "sees": sees,
                         "weight": float(weights[pads].double().sum()),
+                        "uneven": float((weights[pads].max() - weights[pads].min()).double()),
                     }
                 )
     return pd.DataFrame(rows)
@@ -204,10 +228,18 @@ def _sentences_table(frame: pd.DataFrame) -> Table:
     )  # fmt: skip
 
 
+def _slopes_table(frame: pd.DataFrame) -> Table:
+    return table(
+        frame, "Do states of real tokens have a gradient by the embedding of a pad?", sentence=("", "its number"),
+        masked=("1", "largest gradient where pads are masked"), open=("1", "the same where they are not"),
+    )  # fmt: skip
+
+
 def _stand_ins_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "What the softmax makes of the stand-ins for −∞.", dtype=("", "number format"), fill=("", "what a pad's score is set to"),
         stored=("1", "what that is in the format"), sees=("", "keys of the row"), weight=("1", "on pads; missing where the row is NaN"),
+        uneven=("1", "largest minus smallest weight of a pad"),
     )  # fmt: skip
 
 

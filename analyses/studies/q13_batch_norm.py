@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,7 +66,7 @@ class BatchNorm(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, batches of 15 or 16 windows of 32 tokens"
     limits: ClassVar[str] = (
-        "Numbers are tested out of the range that was trained on. One learning rate. "
+        "One learning rate. "
         "One momentum of the running statistics (0.1), which decides how far the last batches are what evaluation uses. Gradients are looked at "
         "before the first step alone."
     )
@@ -109,7 +110,7 @@ class BatchNorm(Study):
         return (
             f"Over the course of training it is {abs(speed):.2f} nats {'ahead of' if speed > 0 else 'behind'} no norm at all; without residual connections the first "
             f"of {DEPTH} blocks has {ratio:.2g} times the gradient. Against layer norm it loses {lengths:+.2f} nats where lengths vary and {kinds:+.2f} to batches of "
-            f"one kind of text each, of which {back:.2f} come back with the statistics of the test batch: what hurts is statistics that change from batch to batch."
+            f"one kind of text each; with the statistics of the test batch in place of the running ones {back:.2f} nats come back."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -190,11 +191,10 @@ def _loss(model: Transformer, test: Sequence[Batch]) -> float:
 
 @torch.no_grad()
 def _distance(model: Transformer, batch: Batch) -> float:
-    """|variance − 1| of the normalised value over the real tokens, mean over the coordinates of all norms, in training mode."""
-    model.train()
+    """|variance − 1| of the normalised value over the real tokens, mean over the coordinates of all norms, in training mode. The model stays as it is."""
+    model = deepcopy(model).train()  # running statistics move in this mode
     with record(model, "*.normalized") as activations:
         model(*batch)
-    model.eval()
     real = batch[1].flatten()
     return float(
         torch.stack([(value.flatten(0, 1)[real].var(0, unbiased=False) - 1).abs().mean() for value in activations.values()]).mean()
@@ -224,9 +224,9 @@ def _effects(frame: pd.DataFrame, curves: pd.DataFrame, starts: pd.DataFrame, pa
         Effect.over_seeds("distance of the variance from 1", frame[(frame.setting == "one length") & (frame.norm == "batch")].distance),
         Effect.over_seeds("training loss without norm, over the course", course["none"] - course["batch"], "nats"),
         Effect.over_seeds("lost without norm at the end", loss["one length", "none"] - loss["one length", "batch"], "nats"),
-        Effect.over_seeds("gradient with batch norm over none", gradient["batch", False] / gradient["none", False]),
-        Effect.over_seeds("gradient with batch norm over none, residual", gradient["batch", True] / gradient["none", True]),
-        Effect.over_seeds("gradient with layer norm over none", gradient["layer", False] / gradient["none", False]),
+        Effect.of_ratios("gradient with batch norm over none", gradient["batch", False] / gradient["none", False]),
+        Effect.of_ratios("gradient with batch norm over none, residual", gradient["batch", True] / gradient["none", True]),
+        Effect.of_ratios("gradient with layer norm over none", gradient["layer", False] / gradient["none", False]),
         Effect.over_seeds("lost where lengths vary", lost["lengths vary"], "nats"),
         Effect.over_seeds("lost in batches of one kind", lost["one kind a batch"], "nats"),
         Effect.over_seeds("lost in mixed batches", lost["mixed kinds"], "nats"),

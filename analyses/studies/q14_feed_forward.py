@@ -100,16 +100,16 @@ class FeedForwardNetwork(Study):
         return effects, {"memory": _memory_table(memory), "language": _language_table(language), "costs": _costs_table(costs)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        linear, more, loss, parameters, compute, until = (
+        linear, with_, more, loss, parameters, compute, until = (
             effects[name].estimate
             for name in (
-                "pairs remembered by attention alone, over a linear model", "pairs remembered with it, over attention alone", "loss without it, at equal size",
+                "pairs remembered by attention alone, over a linear model", "pairs remembered with it", "pairs remembered with it, over attention alone", "loss without it, at equal size",
                 "share of the parameters", "share of the compute at 32 tokens", "tokens up to which it is most of the compute",
             )
         )  # fmt: skip
         return (
-            f"Attention alone is not linear: it remembers {100 * linear:.0f} points more of the pairs than a linear model can. At equal size the feed-forward network remembers "
-            f"{100 * more:+.0f} points against it and learns language {loss:+.3f} nats better. It holds {parameters:.0%} of a block's parameters and {compute:.0%} of the "
+            f"Attention alone is not linear: it remembers {100 * linear:.0f} points more of the pairs than a linear model can. At equal size the network with a feed-forward part remembers "
+            f"{with_:.0%}, attention alone {with_ - more:.0%} of them, and learns language {loss:+.3f} nats better. It holds {parameters:.0%} of a block's parameters and {compute:.0%} of the "
             f"compute at {LENGTH} tokens, and most of it up to 2d = {until:.0f} tokens."
         )
 

@@ -16,12 +16,12 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._row_ranks import row_rank_correlation
+from analyses.studies._row_ranks import rank_correlation, row_rank_correlation
 from analyses.studies._tasks_lookup import CHANCE, CONFIG, N_PAIRS, dictionaries, learn_lookup, relevant, right_answers
 from analyses.studies._training import held_out
 from analyses.studies._verdict import Prediction
 from model import Transformer, load_model
-from probes import Activations, Edit, add, intervene, record
+from probes import Activations, Edit, add, intervene, kl_divergence, record, sweep
 from probes.statistics import View, row_sum_error
 from reports import Figure, Lines, Series, Table
 
@@ -43,7 +43,7 @@ class SelfAttention(Study):
         Prediction(says="weights are the softmax of scaled dot products", quantity="error of the recomputed weights", relation="<", threshold=1e-5),
         Prediction(says="the output is the mean of the values by these weights", quantity="error of the recomputed output", relation="<", threshold=1e-5),
         Prediction(says="the weight goes to the relevant position", quantity="weight on the relevant place", relation=">", threshold=0.5),
-        Prediction(says="the weights are the relevance: they order positions by what is read", quantity="rank correlation of weight and what is read", relation=">", threshold=0.9),
+        Prediction(says="the weights are the relevance: they order positions by what leaving one out changes", quantity="rank correlation of weight and leave one out", relation=">", threshold=0.9),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="the look-up is learnt", quantity="right answers", relation=">", threshold=0.95),
@@ -52,11 +52,13 @@ class SelfAttention(Study):
         "The first two are recomputed from recorded queries, keys and values, softmax(q kᵀ/√d_head) and its product with v, in trained look-up models "
         "(encoders of one layer and one head, without positions) and in the shipped character decoder; the errors are the largest, the output's over "
         f"the largest value. Look-up: {N_PAIRS} pairs of a key and a value, then a key; the relevant place is the pair that has it. Noise: normal, added "
-        "to the keys of the trained models, over the keys' standard deviation. What is read: ‖v_j W_O‖ times its weight (Kobayashi et al. 2020), in the "
-        f"character decoder, ranked among the keys of a row, over rows with at least {LEAST} keys, heads and layers. Beside them the error of "
+        "to the keys of the trained models, over the keys' standard deviation. Leave one out: in the character decoder one key is hidden from "
+        "the last query of one head, and the KL divergence of the next character's distribution from the clean one measured; keys are ranked by it and by their weight, the mean over "
+        "heads and layers. What is read: ‖v_j W_O‖ times its weight (Kobayashi et al. 2020), "
+        f"over rows with at least {LEAST} keys; dealt out: the same with the norms of the values in a random order. Beside them the error of "
         "permutation equivariance: permuted tokens against permuted logits."
     )
-    scale: ClassVar[str] = "look-up: 0.04 M parameters; text: the shipped decoder of 0.62 M parameters, windows of 32 characters"
+    scale: ClassVar[str] = "look-up: 0.02 M parameters; text: the shipped decoder of 0.62 M parameters, windows of 32 characters"
     limits: ClassVar[str] = (
         "The first two are what the layer computes, not what a trained model uses it for. That weight finds the relevant place is shown where one place is "
         "relevant and one layer looks; deeper models mix tokens before they attend (the study of attention as explanation)."
@@ -66,7 +68,7 @@ class SelfAttention(Study):
         "Yun et al. 2020, Are Transformers universal approximators of sequence-to-sequence functions?",
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
-        "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 8},
+        "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 4},
         "default": {"n_seeds": 5, "steps": 1500, "n_held_out": 64},
         "full": {"n_seeds": 8, "steps": 3000, "n_held_out": 256},
     }
@@ -81,13 +83,15 @@ class SelfAttention(Study):
     def measure(self) -> tuple[list[Effect], Tables]:
         found = each(_arm, [(seed, self.steps) for seed in range(self.seed, self.seed + self.n_seeds)])
         arms, noise = (pd.DataFrame([row for one in found for row in one[name]]) for name in ("arm", "noise"))
-        text, agreement = _in_text(self.n_held_out)
+        text, agreement, judged = _in_text(self.n_held_out, self.seed)
         exact = pd.concat([arms, pd.DataFrame([text])])
         effects = [
             Effect.exact("error of the recomputed weights", float(exact.weights.max())),
             Effect.exact("error of the recomputed output", float(exact.output.max())),
             Effect.over_seeds("weight on the relevant place", arms.relevant),
-            Effect.over_examples("rank correlation of weight and what is read", agreement, seed=self.seed),
+            Effect.over_examples("rank correlation of weight and leave one out", judged, seed=self.seed),
+            Effect.over_examples("rank correlation of weight and what is read", agreement["read"], seed=self.seed),
+            Effect.over_examples("the same, norms of the values dealt out", agreement["dealt out"], seed=self.seed),
             Effect.over_seeds("right answers", arms.right),
             Effect.exact("largest deviation of a row's sum from 1", float(exact.rows.max())),
             Effect.exact("error of permutation equivariance", float(arms.equivariance.max())),
@@ -95,13 +99,17 @@ class SelfAttention(Study):
         return effects, {"models": _arms_table(arms), "noise": _noise_table(noise), "text": _text_table(pd.DataFrame([text]))}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        weight, right, rank = (
+        weight, right, judged, read, dealt = (
             effects[name].estimate
-            for name in ("weight on the relevant place", "right answers", "rank correlation of weight and what is read")
-        )
+            for name in (
+                "weight on the relevant place", "right answers", "rank correlation of weight and leave one out",
+                "rank correlation of weight and what is read", "the same, norms of the values dealt out",
+            )
+        )  # fmt: skip
         return (
             f"Weights and output are what the equation says. In a look-up of {N_PAIRS} pairs the relevant one gets {weight:.2f} of the weight and "
-            f"{right:.2f} of the answers are right. In text, the order of the weights agrees with the order of what is read by a rank correlation of {rank:.2f}."
+            f"{right:.2f} of the answers are right. In text, the order of the weights agrees with the order of what leaving a key out "
+            f"changes by a rank correlation of {judged:.2f}; with the order of what is read by {read:.2f}, and by {dealt:.2f} where the norms of the values are dealt out anew."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -178,17 +186,44 @@ def _equivariance_error(model: Transformer, tokens: Tensor, generator: torch.Gen
     return float(moved.abs().max() / logits.abs().max())
 
 
-def _in_text(n: int) -> tuple[dict[str, float], Float[np.ndarray, "window"]]:
-    """The shipped decoder: its distance from the equation, and per window whether weights order the keys as what is read does."""
+def _in_text(n: int, seed: int) -> tuple[dict[str, float], dict[str, Float[np.ndarray, "window"]], Float[np.ndarray, "window"]]:
+    """The shipped decoder: its distance from the equation, and per window whether weights order the keys as what is read does, and as leave one out."""
     model = load_model("chars")
     tokens = torch.cat([batch[0] for batch in held_out(n=n)])
     seen = _recorded(model, tokens)
-    found = []
+    generator, found = torch.Generator().manual_seed(seed), {"read": [], "dealt out": []}
     for i in range(model.n_layers):
         pattern, v = seen[f"blocks.{i}.attn.pattern"], seen[f"blocks.{i}.attn.v"]
         read = torch.einsum("bkhe,hed->bkhd", v, model.W_O[i]).norm(dim=-1)  # batch key head
-        found.append(row_rank_correlation(pattern, pattern * read.transpose(1, 2).unsqueeze(2), least=LEAST))
-    return {"n_windows": len(tokens), **_errors(model, seen, "causal")}, sum(found) / len(found)
+        norms = read.transpose(1, 2)  # batch head key
+        dealt = norms.gather(2, torch.rand(norms.shape, generator=generator).argsort(2))
+        for name, sizes in (("read", norms), ("dealt out", dealt)):
+            found[name].append(row_rank_correlation(pattern, pattern * sizes.unsqueeze(2), least=LEAST))
+    errors = {"n_windows": len(tokens), **_errors(model, seen, "causal")}
+    return errors, {name: sum(layers) / len(layers) for name, layers in found.items()}, _leave_one_out(model, tokens, seen)
+
+
+def _leave_one_out(model: Transformer, tokens: Tensor, seen: Activations) -> Float[np.ndarray, "window"]:
+    """Per window, over heads and layers: do weights of the last query order the keys as hiding one key from that head's last query does?"""
+    n, heads = tokens.shape[1], [(i, head) for i in range(model.n_layers) for head in range(model.config.n_heads)]
+    edits = [Edit(f"blocks.{i}.attn.scores", HiddenKey(key), heads=head, positions=-1) for i, head in heads for key in range(n)]
+    changed = sweep(model, (tokens,), edits, kl_divergence(positions=-1))["effect"].to_numpy().reshape(len(heads), n, len(tokens))
+    weights = np.stack([seen[f"blocks.{i}.attn.pattern"][:, head, -1].T.double().numpy() for i, head in heads])  # head key window
+    return rank_correlation(weights.swapaxes(1, 2), changed.swapaxes(1, 2)).mean(0)
+
+
+@dataclass(frozen=True)
+class HiddenKey:
+    """The scores without one key.
+
+    >>> HiddenKey(1)(torch.zeros(1, 1, 1, 3))
+    tensor([[[[0., -inf, 0.]]]])
+    """
+
+    key: int
+
+    def __call__(self, scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+        return scores.index_fill(-1, torch.tensor([self.key], device=scores.device), -torch.inf)
 
 
 def _arms_table(frame: pd.DataFrame) -> Table:

@@ -16,7 +16,9 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import alone, each
+from analyses.studies._passes import measured
 from analyses.studies._processes import together
+from analyses.studies._recurrent import operations_per_token
 from analyses.studies._training import BASE, BATCH, LENGTH, RECIPE, bigram, character_model, learn_characters, recipe_of, windows
 from analyses.studies._verdict import Prediction
 from model import Transformer
@@ -44,6 +46,7 @@ N_PROCESSES, N_STEPS = 2, 3
 class Hardware(Study):
     number: ClassVar[int] = 35
     name: ClassVar[str] = "hardware"
+    timed: ClassVar[bool] = True
     question: ClassVar[str] = "How is a Transformer made efficient on hardware?"
     popular: ClassVar[str] = "Fewer parameters, mixed precision, parallel and distributed training raise efficiency."
     predictions: ClassVar[tuple[Prediction, ...]] = (
@@ -63,7 +66,7 @@ class Hardware(Study):
     )
     method: ClassVar[str] = (
         "Character models read the same windows in fp32, and with products in bf16 while weights stay in fp32 (mixed); a model of half the width, a quarter of the "
-        "weights in its blocks, takes so many more steps that the operations are equal. Kept for the backward pass: bytes that autograd saves in the first step, parameters left out. "
+        "weights in its blocks, takes so many more steps that the operations of all products are equal, those of attention and of the logits among them. Kept for the backward pass: bytes that autograd saves in the first step, parameters left out. "
         f"Dealt out: the gradient of one batch of {BATCH} texts of uneven length in {N_PARTS} parts, as sums of losses over the count of all tokens, or as the mean of each "
         "part's mean; ‖g − g_whole‖ / ‖g_whole‖, the largest over seeds for sums. Two processes: each begins with other weights, takes those of the first, and reads "
         "every second of such batches, in float64, through gloo; the gradient and the weights of the third step, unclipped, of either "
@@ -72,9 +75,8 @@ class Hardware(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, windows of 32 characters, one core"
     limits: ClassVar[str] = (
-        "Equal compute counts the products of weights: with attention's own and the unembedding the smaller model takes about a tenth more. No arm keeps "
-        "its weights in bf16, and mixed precision may take more time than it saves on a processor. The ragged batches are sorted by length. "
-        "Precision, memory and sums are measured, speed is not: whether bf16 is faster depends on the machine (the table of times is this one's). How long "
+        "No arm keeps its weights in bf16: what that would lose is shown of single updates. "
+        "Whether bf16 is faster depends on the machine (times are this one's). How long "
         "processes wait for one another, which decides what more machines gain, is left out. At equal compute the larger model may win with more of it."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -98,7 +100,7 @@ class Hardware(Study):
         seeds = range(self.seed, self.seed + self.n_seeds)
         arms = pd.DataFrame(each(_arm, [(arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
         parts, processes = pd.DataFrame([_dealt_out(seed) for seed in seeds]), _processes(seeds)
-        loss, flops = (arms.pivot(index="seed", columns="arm", values=value) for value in ("loss", "flops"))
+        loss, operations, seconds = (arms.pivot(index="seed", columns="arm", values=value) for value in ("loss", "operations", "seconds"))
         kept = {mixed: _kept(mixed) for mixed in (False, True)}
         rounding = _rounding(self.seed)
         lost = rounding.query("format == 'bf16' and what == 'updates'")
@@ -111,7 +113,8 @@ class Hardware(Study):
             Effect.exact("gradient error, two processes", processes.gradient.max()),
             Effect.exact("weight error, two processes", processes.weights.max()),
             Effect.over_seeds("fp32 minus bigram", loss["fp32"] - bigram(n=self.n_held_out), "nats"),
-            Effect.exact("compute, quarter over whole", float((flops["quarter"] / flops["fp32"]).mean())),
+            Effect.exact("compute, quarter over whole", float((operations["quarter"] / operations["fp32"]).mean())),
+            measured("time of training, mixed over fp32", seconds["mixed"] / seconds["fp32"]),
             Effect.exact("updates of 0.1 % that bf16 weights lose", float(np.interp(-3, np.log10(lost["size"]), lost.lost))),
         ]
         clock = arms[["arm", "seed", "seconds"]]
@@ -126,10 +129,10 @@ class Hardware(Study):
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
         mixed, memory, quarter, sums, means, _, weights = (effects[one.quantity].estimate for one in self.predictions)
-        lost = effects["updates of 0.1 % that bf16 weights lose"].estimate
+        lost, time = (effects[name].estimate for name in ("updates of 0.1 % that bf16 weights lose", "time of training, mixed over fp32"))
         return (
-            f"Mixed precision changes the loss by {mixed:+.3f} nats and keeps {memory:.0%} of the bytes for the backward pass, because its weights stay in fp32: bf16 ones would "
-            f"lose {lost:.0%} of updates of 0.1 %. A quarter of the weights ends {quarter:+.2f} nats from the whole at equal compute. A batch dealt out "
+            f"Mixed precision changes the loss by {mixed:+.3f} nats and keeps {memory:.0%} of the bytes for the backward pass, at {time:.1f} times the CPU time on this machine; its "
+            f"weights stay in fp32, and bf16 ones would lose {lost:.0%} of updates of 0.1 %. A quarter of the weights ends {quarter:+.2f} nats from the whole at equal compute. A batch dealt out "
             f"gives the same gradient to {sums:.0e} if sums are added, and another by {means:.1%} if means of uneven parts are averaged; the weights of two "
             f"processes that add their sums differ from those of one by {weights:.1g} after {N_STEPS} steps."
         )
@@ -166,17 +169,13 @@ def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """One model and what it reached; the smaller one is taught as long as the operations of the whole one last."""
     model = character_model(SMALL if arm == "quarter" else BASE, seed)
     if arm == "quarter":
-        steps = round(steps * _products(character_model(BASE, seed)) / _products(model))
+        steps = round(steps * operations_per_token(BASE, LENGTH) / operations_per_token(SMALL, LENGTH))
     recipe = recipe_of(steps, autocast="bfloat16" if arm == "mixed" else None)
     learnt = learn_characters(model, seed=seed, recipe=recipe, n_held_out=n_held_out)
     return {
-        "arm": arm, "seed": seed, "loss": learnt.loss, "steps": steps, "n_parameters": learnt.n_parameters, "flops": learnt.flops, "seconds": learnt.cpu_seconds,
+        "arm": arm, "seed": seed, "loss": learnt.loss, "steps": steps, "n_parameters": learnt.n_parameters, "flops": learnt.flops,
+        "operations": 3.0 * operations_per_token(model.config, LENGTH) * BATCH * LENGTH * steps, "seconds": learnt.cpu_seconds,
     }  # fmt: skip
-
-
-def _products(model: Transformer) -> int:
-    """Weights that are used in products."""
-    return sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name.lower())
 
 
 def _kept(mixed: bool) -> int:
@@ -205,8 +204,8 @@ def _dealt_out(seed: int) -> dict[str, float]:
 
 
 def _uneven(n: int, generator: torch.Generator, seed: int) -> list[Batch]:
-    """Batches of texts of uneven length, the shorter ones first."""
-    lengths = [torch.randint(4, LENGTH + 1, (BATCH, 1), generator=generator).sort(0).values for _ in range(n)]
+    """Batches of texts of uneven length."""
+    lengths = [torch.randint(4, LENGTH + 1, (BATCH, 1), generator=generator) for _ in range(n)]
     return [(tokens, torch.arange(LENGTH) < long) for (tokens, _), long in zip(windows(n, seed=seed), lengths, strict=True)]
 
 
@@ -255,7 +254,7 @@ def _rounding(seed: int, n: int = 100_000) -> pd.DataFrame:
 def _arms_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "Every model.", arm=("", "what was changed"), seed=("", "of weights and data"), loss=("nats per character", "on held-out prose"), steps=("", "updates"),
-        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"),
+        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"), operations=("FLOP", "the same with attention's own products"),
     )  # fmt: skip
 
 
