@@ -69,15 +69,15 @@ class RecurrentNetworks(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
-        "default": {"n_seeds": 3, "recall_steps": 1200, "steps": 600, "n_held_out": 256},
+        "default": {"n_seeds": 3, "recall_steps": 900, "steps": 500, "n_held_out": 256},
         "full": {"n_seeds": 5, "recall_steps": 1400, "steps": 800, "n_held_out": 600},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; both arms share them"""
-    recall_steps: int = 1200
+    recall_steps: int = 900
     """updates of each network that learns to recall"""
-    steps: int = 600
+    steps: int = 500
     """updates of each network that learns prose"""
     n_held_out: int = 256
     """held-out pieces of 32 characters"""

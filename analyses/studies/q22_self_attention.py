@@ -69,13 +69,13 @@ class SelfAttention(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 4},
-        "default": {"n_seeds": 5, "steps": 1500, "n_held_out": 64},
+        "default": {"n_seeds": 5, "steps": 2000, "n_held_out": 64},
         "full": {"n_seeds": 8, "steps": 3000, "n_held_out": 256},
     }
 
     n_seeds: int = 5
     """seeds of weights and data of the look-up models"""
-    steps: int = 1500
+    steps: int = 2000
     """updates of each look-up model"""
     n_held_out: int = 64
     """windows of held-out prose, of 32 characters"""

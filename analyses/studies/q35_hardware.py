@@ -85,13 +85,13 @@ class Hardware(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 4},
-        "default": {"n_seeds": 3, "steps": 250, "n_held_out": 128},
+        "default": {"n_seeds": 4, "steps": 350, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 450, "n_held_out": 600},
     }
 
-    n_seeds: int = 3
+    n_seeds: int = 4
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 250
+    steps: int = 350
     """updates of the whole model"""
     n_held_out: int = 128
     """held-out pieces of 32 characters"""
@@ -109,7 +109,7 @@ class Hardware(Study):
             Effect.exact("kept for the backward pass, mixed over fp32", kept[True] / kept[False]),
             Effect.over_seeds("loss of a quarter of the weights at equal compute", loss["quarter"] - loss["fp32"], "nats"),
             Effect.exact("gradient error, sums added", float(parts.sums.max())),
-            Effect.over_seeds("gradient error, means averaged", parts.means),
+            Effect.of_ratios("gradient error, means averaged", parts.means),
             Effect.exact("gradient error, two processes", processes.gradient.max()),
             Effect.exact("weight error, two processes", processes.weights.max()),
             Effect.over_seeds("fp32 minus bigram", loss["fp32"] - bigram(n=self.n_held_out), "nats"),
