@@ -109,10 +109,11 @@ class NormsAndResiduals(Study):
     def finding(self, effects: Mapping[str, Effect]) -> str:
         with_, without = (effects[f"decades lost without residuals, {norms}"].estimate for norms in ("with norms", "without norms"))
         before, after, none = (effects[f"sensitivity, {PLACES[place]}"].estimate for place in PLACES)
+        cost_before, cost_after = (effects[f"lost at the best rate, norms {place}"].estimate for place in ("before", "after"))
         return (
             f"Without residual connections the first of {DEPTH} blocks has {10**-with_:.2g} times the gradient where there are norms before the sub-layers, and "
             f"{10**-without:.1e} times where there are no norms. Over the learning rates the loss is on average {before:.2f} nats above that at the best with norms "
-            f"before, {after:.2f} with norms after, {none:.2f} without."
+            f"before, {after:.2f} with norms after, {none:.2f} without; each at its best rate, norms before end {cost_before:+.2f} nats from none, norms after {cost_after:+.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -56,6 +56,15 @@ def test_a_gate_that_does_not_hold_beats_every_prediction() -> None:
     assert verdict_of([prediction], [gate], effects | {"loss": Effect.exact("loss", 1.9)}, finding=lambda: "found").status == "confirmed"
 
 
+def test_a_ratio_has_the_interval_of_its_logarithm() -> None:
+    ratios = [0.5, 8.0, 2.0]
+    found, logs = Effect.of_ratios("x", ratios), Effect.over_seeds("x", [math.log(r) for r in ratios])
+    assert found.estimate == pytest.approx(2.0) and 0 < found.low == pytest.approx(math.exp(logs.low))
+    assert found.high == pytest.approx(math.exp(logs.high)) and Effect.of_ratios("y", [1 / r for r in ratios]).high == pytest.approx(1 / found.low)
+    with pytest.raises(ValueError, match=r"ratios are positive, got 0.0"):
+        Effect.of_ratios("x", [1.0, 0.0])
+
+
 def test_the_interval_over_seeds_is_students() -> None:
     x = np.array([0.3, 0.5, 0.4, 0.9])
     expected = stats.t.interval(0.95, 3, loc=x.mean(), scale=stats.sem(x))

@@ -14,7 +14,7 @@ from tests.conftest import relative
 D_VOCAB = 13
 
 
-def small(seed: int = 0, **choices: float) -> LSTMLanguageModel:
+def small(seed: int = 0, **choices: float | str) -> LSTMLanguageModel:
     config = LSTMConfig(n_layers=2, d_model=6, d_vocab=D_VOCAB, **choices)
     return LSTMLanguageModel(config, generator=torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
 
@@ -48,9 +48,27 @@ def test_it_is_the_lstm_of_the_equations_and_of_torch() -> None:
     assert relative(logits, model.unembedding(theirs(model.embedding(read))[0])) < 1e-12
 
 
+def test_plain_cells_are_those_of_the_equation_and_of_torch(tmp_path) -> None:
+    model, read = small(cell="rnn").double(), tokens()
+    x = model.embedding(read)
+    for layer in model.layers:
+        rnn, h, hidden = layer.rnn, torch.zeros(3, 6, dtype=x.dtype), []
+        for step in x.unbind(1):
+            h = (step @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0).tanh()
+            hidden.append(h)
+        x = torch.stack(hidden, dim=1)
+    assert relative(model(read), model.unembedding(x)) < 1e-12
+    theirs = nn.RNN(6, 6, num_layers=2, batch_first=True).double()
+    theirs.load_state_dict({f"{name[:-1]}{i}": p for i, layer in enumerate(model.layers) for name, p in layer.rnn.named_parameters()})
+    assert relative(model(read), model.unembedding(theirs(model.embedding(read))[0])) < 1e-12
+    again = load_model(save_model(model, tmp_path / "kept"), dtype=torch.float64)
+    assert again.config == model.config and torch.equal(again(read), model(read))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_is_stepped_over(side: str) -> None:
-    model, read = small(), tokens()
+def test_padding_is_stepped_over(side: str, cell: str) -> None:
+    model, read = small(cell=cell), tokens()
     mask = torch.ones_like(read, dtype=torch.bool)
     for row, n in ((0, 4), (2, 7)):
         mask[row, slice(n) if side == "left" else slice(9 - n, None)] = False
@@ -126,5 +144,7 @@ def test_what_it_cannot_read() -> None:
         LSTMConfig(n_layers=0, d_model=4, d_vocab=5)
     with pytest.raises(ValueError, match="dropout is a probability below 1, got dropout=1"):
         LSTMConfig(n_layers=1, d_model=4, d_vocab=5, dropout=1)
-    with pytest.raises(ValueError, match="unknown config field 'n_ctx': this version of prosect knows d_model, d_vocab, dropout"):
+    with pytest.raises(ValueError, match="cell must be one of lstm, rnn, got 'gru'"):
+        LSTMConfig(n_layers=1, d_model=4, d_vocab=5, cell="gru")
+    with pytest.raises(ValueError, match="unknown config field 'n_ctx': this version of prosect knows cell, d_model, d_vocab, dropout"):
         LSTMConfig.from_dict({"n_layers": 1, "d_model": 4, "d_vocab": 5, "n_ctx": 6})
