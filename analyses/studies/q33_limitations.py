@@ -135,9 +135,9 @@ class Limitations(Study):
             )
         )  # fmt: skip
         return (
-            f"Of bits {LONG_BITS} the LSTM gets {100 * parity:+.0f} points more parities right than a Transformer that has {within:.0%} at the length it was taught. On "
+            f"Of bits {LONG_BITS} the LSTM gets {100 * parity:+.0f} points against a Transformer that has {within:.0%} at the length it was taught. On "
             f"long prose the best Transformer minus the LSTM is {text:+.2f} nats per character; of marked tokens far back the LSTM finds {100 * recall:+.0f} points "
-            "more than a Transformer, both having learnt to find them within the trained length."
+            "against a Transformer, both having learnt to find them within the trained length."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

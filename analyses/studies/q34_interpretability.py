@@ -71,13 +71,13 @@ class Interpretability(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_examples": 4, "n_points": 4},
-        "default": {"n_seeds": 4, "steps": 300, "n_examples": 64, "n_points": 40},
+        "default": {"n_seeds": 4, "steps": 400, "n_examples": 64, "n_points": 40},
         "full": {"n_seeds": 8, "steps": 500, "n_examples": 128, "n_points": 80},
     }
 
     n_seeds: int = 4
     """seeds of weights and of the order of the data"""
-    steps: int = 300
+    steps: int = 400
     """updates of each model"""
     n_examples: int = 64
     """new sequences whose tokens are marked"""
