@@ -68,8 +68,8 @@ class Limitations(Study):
         "the same order; Transformers at a rate of 0.003, the LSTM at 0.01, for it the better one. "
         f"Parity, a Transformer with rotations from Glorot's start, and beside the LSTM a network of plain tanh cells (RNN) at 0.003: after every bit, is the number of ones so far odd? Sequences of {TAUGHT} are learnt, "
         f"of 48 are read (behind: bits {LONG_BITS}). Prose: "
-        "windows of 32 characters are learnt, pieces of 128 are read (long text: after 64 to 127 characters). Recall: which of ten marked tokens stands "
-        "among random ones? Sequences of 24 are learnt; in those of 96 it stands at least 48 back. a Transformer with ALiBi. The best Transformer is chosen within each seed, task by task."
+        "windows of 32 characters are learnt, pieces of 128 are read (long text: after 64 to 127 characters). Recall, a Transformer with ALiBi: which of ten marked tokens stands "
+        "among random ones? Sequences of 24 are learnt; in those of 96 it stands at least 48 back. The best Transformer is chosen within each seed, task by task."
     )
     scale: ClassVar[str] = "0.1 M parameters (recall: 0.02 M), 12 to 32 tokens in training, up to 128 in the end"
     limits: ClassVar[str] = (
