@@ -9,13 +9,17 @@ import pytest
 import torch
 from scipy import stats
 
+from analyses.studies import _tasks_batches as batches
 from analyses.studies import _tasks_cycles as cycles
 from analyses.studies import _tasks_lookup as lookup
 from analyses.studies import _tasks_sources as sources
 from analyses.studies._row_ranks import row_rank_correlation
-from analyses.studies.q05_padding_masks import _stand_ins
-from analyses.studies.q22_self_attention import _errors, _on_relevant, _recorded
-from model import Transformer
+from analyses.studies._training import BASE
+from analyses.studies.q05_padding_masks import _slopes, _stand_ins
+from analyses.studies.q20_masked_inputs import Replaced, _loss_of_replaced
+from analyses.studies.q22_self_attention import HiddenKey, _errors, _leave_one_out, _on_relevant, _recorded
+from model import Transformer, load_model
+from probes import Edit, intervene
 
 
 def test_row_ranks_are_spearmans() -> None:
@@ -115,3 +119,55 @@ def test_what_stands_in_for_minus_infinity() -> None:
     blind = found.xs("pads only", level="sees")
     assert blind.xs("−∞", level="fill").isna().all() and blind.xs("smallest number", level="fill").to_numpy() == pytest.approx(1, abs=0.01)
     assert np.isnan(blind["float16", "−1e9"]) and blind["float32", "−1e9"] == pytest.approx(1)
+
+
+def test_leaving_a_key_out_is_judged_by_what_the_model_then_says() -> None:
+    """Head by head and key by key, one hidden key at a time, each in a pass of its own."""
+    model = Transformer(dataclasses.replace(BASE, n_layers=2, n_ctx=6), generator=torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter.mul_(8)  # so that heads differ and matter
+    tokens = torch.randint(BASE.d_vocab, (2, 6), generator=torch.Generator().manual_seed(1))
+    seen, clean, rows = _recorded(model, tokens), model(tokens)[:, -1].log_softmax(-1), []
+    for i in range(2):
+        for head in range(BASE.n_heads):
+            changed = []
+            for key in range(6):
+                with intervene(model, Edit(f"blocks.{i}.attn.scores", HiddenKey(key), heads=head, positions=-1)):
+                    there = model(tokens)[:, -1].log_softmax(-1)
+                changed.append((clean.exp() * (clean - there)).sum(-1))
+            weights = seen[f"blocks.{i}.attn.pattern"][:, head, -1]
+            rows.append([stats.spearmanr(weights[n], torch.stack(changed)[:, n]).statistic for n in range(2)])
+    assert _leave_one_out(model, tokens, seen) == pytest.approx(np.mean(rows, axis=0), abs=0.05)
+
+
+def test_what_is_read_in_anothers_stead_is_left_out_of_the_answers() -> None:
+    class Copies(torch.nn.Module):
+        """Says what it reads, and is otherwise as likely to say one thing as another."""
+
+        def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            return 50.0 * torch.nn.functional.one_hot(tokens, BASE.d_vocab).float()
+
+    assert _loss_of_replaced(Copies(), n_held_out=4) == pytest.approx(np.log(BASE.d_vocab - 1))
+    exercise = Replaced(place=3)((torch.full((2, 8), 9), None), torch.Generator().manual_seed(0))
+    assert bool((exercise.inputs[0][:, 3] != 9).all()) and int((exercise.inputs[0] != 9).sum()) == 2
+
+
+def test_a_pad_has_a_gradient_unless_it_is_masked() -> None:
+    found = _slopes(load_model("mlm"), torch.tensor([[5, 6, 7, 8]]), m=3)
+    assert found["masked"] == 0 < found["open"]
+
+
+def test_numbers_are_held_out_within_the_range_of_the_training() -> None:
+    """Every tenth hundred, whole, so that the next number can be told; none of them is read in training."""
+    read, held = (batches.texts(part)["numbers"] - batches.BASE.d_vocab - batches.N_PHONEMES for part in ("train", "held out"))
+    train, test = ({tuple(five.tolist()) for five in x.view(-1, 6)[:, :5]} for x in (read, held))
+    assert len(train) == 18_000 and len(test) == 2_000 and not train & test
+    assert min(train) < min(test) and all(digits[2] == 9 for digits in test) and {digits[0] for digits in test} == {1, 2}
+
+
+def test_reading_as_in_training_leaves_the_running_statistics() -> None:
+    model = Transformer(dataclasses.replace(BASE, norm="batch"), generator=torch.Generator().manual_seed(0)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches.loss_in_training_mode(model, [(torch.randint(BASE.d_vocab, (4, 8)), None)])
+    assert not model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
