@@ -61,7 +61,7 @@ def _lying(figure: Bars, values: np.ndarray, missing: int) -> Picture:
         plot.set_ylim(values.size - 0.5, -0.5)
         plot.grid(axis="x", linewidth=0.7)
         _value_axis(plot, figure, "x", low, high, filled, from_zero=not dots)
-        _write_values(plot, values, low, high)
+        _write_values(plot, values, low, high, digits=4 if dots else 3)
 
     return Picture(figure, _WIDTH, height, paint)
 
@@ -132,11 +132,12 @@ def _value_axis(
     plot.tick_params(axis="y" if side == "x" else "x", length=0)
 
 
-def _write_values(plot: Axes, values: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+def _write_values(plot: Axes, values: np.ndarray, low: np.ndarray, high: np.ndarray, *, digits: int) -> None:
+    """Each value behind its bar or dot; dots, which lie close together, need a digit more to be told apart."""
     for at, (value, least, most) in enumerate(zip(values, low, high, strict=True)):
         rightwards = not value < 0
         end = max(value, most) if rightwards else min(value, least)
-        text = format_number(float(f"{value:.3g}")) if np.isfinite(value) else "NaN: no value" if np.isnan(value) else f"{format_number(float(value))}: beyond the axis"
+        text = format_number(float(f"{value:.{digits}g}")) if np.isfinite(value) else "NaN: no value" if np.isnan(value) else f"{format_number(float(value))}: beyond the axis"
         offset = (5 if rightwards else -5, 0)
         plot.annotate(text, (end if np.isfinite(end) else 0.0, at), xytext=offset, textcoords="offset points", size=SMALL - 0.5,
                       color=INK, va="center", ha="left" if rightwards else "right")

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from reports.result import Evidence, Result
+from reports.result import Evidence, Result, Verdict
 from reports.sections._anchors import anchors
 from reports.sections._section import Section
 from reports.sections._status import STUDIED, holds, is_study
@@ -22,9 +22,9 @@ _TEMPLATE = """
 <table class="questions"><thead><tr><th scope="col">question</th><th scope="col">popular answer</th><th scope="col">verdict</th>
 <th scope="col">what decides</th></tr></thead>
 <tbody>
-{% for result, anchor, evidence in rows %}
+{% for result, anchor, evidence, kept in rows %}
 <tr><th scope="row"><a href="#{{ anchor }}">{{ result.title }}</a></th><td class="words">{{ result.notes.get("popular answer", "") | prose }}</td>
-<td>{{ m.badge(result.verdict.status) }}</td>
+<td>{{ m.badge(result.verdict.status) }}{% if kept %}<span class="kept">{{ kept }}</span>{% endif %}</td>
 <td class="words">{% if evidence %}{{ m.outcome(evidence, holds(evidence)) }}: {{ evidence.source | prose }} ({{ evidence.name | prose }} <b>{{ evidence.measured | with_unit(evidence.unit) }}</b>{% if evidence.where %} {{ evidence.where | prose }}{% endif %}){% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div></div>
@@ -33,10 +33,18 @@ _TEMPLATE = """
 
 def _html(run: Mapping[str, Any], results: Sequence[Result], environment: Environment) -> Markup:
     placed = zip(results, anchors(results), strict=True)
-    rows = [(result, anchor, _deciding(result.verdict.evidence)) for result, anchor in placed if is_study(result)]
-    found = [result.verdict.status for result, _, _ in rows]
+    rows = [(result, anchor, _deciding(result.verdict.evidence), _kept(result.verdict)) for result, anchor in placed if is_study(result)]
+    found = [result.verdict.status for result, *_ in rows]
     tally = [(status, found.count(status)) for status in STUDIED if status in found]
     return Markup(environment.from_string(_TEMPLATE).render(rows=rows, tally=tally, holds=holds))
+
+
+def _kept(verdict: Verdict) -> str:
+    """How many parts of the answer hold; nothing where a gate is broken, since then none is decided."""
+    outcomes = [one.outcome for one in verdict.evidence if one.outcome]
+    if not outcomes or verdict.status == "gate failed":
+        return ""
+    return f"{outcomes.count('holds')} of {len(outcomes)} {'part holds' if len(outcomes) == 1 else 'parts hold'}"
 
 
 def _deciding(evidence: Sequence[Evidence]) -> Evidence | None:

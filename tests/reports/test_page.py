@@ -235,6 +235,20 @@ def test_a_number_within_the_margin_of_what_it_must_be_equal_to_is_kept():
     assert "weights 0.05 1.03 1 ± 0.05 ✓ kept" in rows and "weights 0.02 1.03 1 ± 0.02 ✕ broken" in rows
 
 
+def test_the_table_of_questions_says_how_many_parts_of_the_answer_hold_unless_a_gate_is_broken():
+    parts = [Evidence(name=f"part {i}", measured=1.0, unit="1", threshold=0.5, relation=">", outcome=outcome, source=f"it is {i}")
+             for i, outcome in enumerate(["holds", "fails", "open", "holds"])]
+    gate = Evidence(name="gate", measured=1.0, unit="1", threshold=0.5, relation="<", source="it learns")
+
+    def row(status, *evidence):
+        parsed = checked(page([result("why?", verdict=Verdict(status=status, claim="c", evidence=evidence), figures=(), tables={})], title="t"))
+        return next(" ".join(one.split()) for one in parsed.text["tr"] if one.strip().startswith("why?"))
+
+    assert "2 of 4 parts hold" in row("conditional", *parts) and "✕ fails: it is 1" in row("conditional", *parts)
+    assert "1 of 1 part holds" in row("confirmed", parts[0])
+    assert "hold" not in row("gate failed", gate, *parts) and "it learns" in row("gate failed", gate, *parts)
+
+
 def test_numbers_without_a_threshold_are_folded_and_counted():
     judged = Evidence(name="judged", measured=0.0, unit="1", threshold=0.0, relation="==")
     some = tuple(Evidence(name=f"told {i}", measured=-1.0, unit="1", source="somebody") for i in range(9))
