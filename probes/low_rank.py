@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,8 +17,8 @@ def low_rank_divergence(pattern: Float[Tensor, "query key"], d_head: int, *, ste
     """The least KL(pattern ‖ softmax(q kᵀ)) that was found over free q, k of `d_head` coordinates for each place; nats, mean over rows.
 
     A head whose d_head is smaller than the number of keys cannot make every pattern, one of at least that many can
-    (Bhojanapalli et al. 2020, theorem 1). The queries and keys are free: what an input allows may be less. Found by L-BFGS from two starts,
-    the truncated singular value decomposition of the centred logarithms and normal numbers from the seed: an upper bound.
+    (Bhojanapalli et al. 2020, theorem 1). The queries and keys are free: what an input allows may be less. Found by L-BFGS from three starts,
+    the truncated singular value decomposition of the centred logarithms, normal numbers from the seed and keys on a circle: an upper bound.
 
     Raises ValueError for rows that do not sum to 1, and for a width below 1.
 
@@ -39,9 +40,10 @@ def low_rank_divergence(pattern: Float[Tensor, "query key"], d_head: int, *, ste
     def divergence(q: Tensor, k: Tensor) -> Tensor:
         return -(pattern * (q @ k.mT).log_softmax(-1)).sum(-1).mean() - entropy
 
-    return max(
-        0.0, min(_descended(divergence, *start, steps) for start in (_by_decomposition(pattern, d_head), _drawn(pattern, d_head, seed)))
-    )
+    starts = [_by_decomposition(pattern, d_head), _drawn(pattern, d_head, seed)]
+    if d_head >= 2:
+        starts.append(_on_a_circle(pattern, d_head, divergence))
+    return max(0.0, min(_descended(divergence, *start, steps) for start in starts))
 
 
 def _by_decomposition(pattern: Tensor, d_head: int) -> tuple[Tensor, Tensor]:
@@ -56,6 +58,19 @@ def _by_decomposition(pattern: Tensor, d_head: int) -> tuple[Tensor, Tensor]:
 def _drawn(pattern: Tensor, d_head: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(n, d_head, generator=generator, dtype=torch.float64) for n in pattern.shape)
+
+
+def _on_a_circle(pattern: Tensor, d_head: int, divergence: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Keys evenly on a circle, and on its overtones where there are coordinates for them; a query points at the mean of what it looks at.
+
+    All queries are as long as fits best: long ones single out one key of any number in two coordinates, which no rank says.
+    """
+    n = pattern.shape[1]
+    turns = 2 * math.pi / n * torch.arange(n).double()[:, None] * torch.arange(1, d_head // 2 + 1)  # key overtone
+    keys = torch.cat((turns.cos(), turns.sin(), torch.zeros(n, d_head % 2).double()), dim=-1)
+    lengths = [n * 2.0 ** (i / 2) for i in range(-14, 3)]  # of queries and keys alike: their product is what counts
+    root = min(lengths, key=lambda root: float(divergence(root * pattern @ keys, root * keys)))
+    return root * pattern @ keys, root * keys
 
 
 def _descended(divergence: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor, steps: int) -> float:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from probes.low_rank import low_rank_divergence
+from probes.low_rank import _by_decomposition, _descended, _drawn, _on_a_circle, low_rank_divergence
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,9 +32,23 @@ def test_wider_is_never_worse_and_no_width_is_worse_than_the_mean_row() -> None:
     assert found[0] < of_mean_row
 
 
-def test_on_a_circle_two_coordinates_point_at_any_single_place() -> None:
-    assert low_rank_divergence(torch.eye(12)[torch.randperm(12, generator=torch.Generator().manual_seed(0))], 2) < 0.05
+@pytest.mark.parametrize("d_head", [2, 3, 5])
+def test_on_a_circle_two_coordinates_point_at_any_single_place(d_head: int) -> None:
+    """Keys u_j on it and queries c·u_π(j): the margin c·(1 − cos 2π/n) grows with c, so that the least is 0."""
+    assert low_rank_divergence(torch.eye(64)[torch.randperm(64, generator=torch.Generator().manual_seed(0))], d_head) < 1e-3
     assert low_rank_divergence(torch.full((12, 12), 1 / 12), 1) == pytest.approx(0, abs=1e-9)
+
+
+def test_no_start_makes_it_worse() -> None:
+    near = (torch.arange(12)[:, None] - torch.arange(12)).abs() <= 1
+    pattern = near.double() / near.sum(-1, keepdim=True)
+
+    def divergence(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (torch.special.xlogy(pattern, pattern) - pattern * (q @ k.mT).log_softmax(-1)).sum(-1).mean()
+
+    starts = (_by_decomposition(pattern, 3), _drawn(pattern, 3, 0), _on_a_circle(pattern, 3, divergence))
+    alone = [_descended(divergence, *start, 150) for start in starts]
+    assert low_rank_divergence(pattern, 3) == pytest.approx(min(alone), abs=1e-9)
 
 
 def test_what_is_no_pattern_is_refused() -> None:
