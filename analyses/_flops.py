@@ -2,15 +2,17 @@
 
 Convention: a multiplication and an addition are 2 operations; matrix products only (no norms, activations, softmax, rotation); batch 1; a
 forward pass (training takes about three times as many). Attention is counted twice: over all pairs of positions, as
-`torch.utils.flop_counter` does, and over the pairs that causality leaves, n(n+1)/2 of n², which a kernel may or may not use; a window of
-attention is not taken into account. In an encoder-decoder source and target have the same length n.
+`torch.utils.flop_counter` does, and over the pairs that causality leaves, n(n+1)/2 of n², which a kernel may or may not use; windows and
+blocks of attention are taken into account where that is asked for. In an encoder-decoder source and target have the same length n.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model import EncoderDecoderConfig, TransformerConfig
+import numpy as np
+
+from model import EncoderDecoderConfig, Span, TransformerConfig
 
 Config = TransformerConfig | EncoderDecoderConfig
 
@@ -26,7 +28,7 @@ class Flops:
     attention: int
     """q kᵀ and pattern · v over all pairs: 2·2·n_heads·d_head·n² per layer; cross-attention as much again"""
     attention_visible: int
-    """the same over the pairs that causality leaves: n(n+1)/2 in a decoder's self-attention, all elsewhere"""
+    """the same over the pairs that causality leaves, n(n+1)/2 in a decoder's self-attention, all elsewhere; with `spans` that these leave, too"""
     unembedding: int
     """2·d_model·d_vocab, once; a masked-LM head's dense layer, 2·d_model², with it; 0 without a head"""
 
@@ -44,8 +46,10 @@ class Flops:
         return Flops(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def forward_flops(config: Config, n: int) -> Flops:
+def forward_flops(config: Config, n: int, *, spans: bool = False) -> Flops:
     """The operations of a forward pass of n tokens; of n source and n target tokens where there are two stacks.
+
+    With `spans` the visible pairs are those within the span of each layer's attention.
 
     >>> config = TransformerConfig(n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=32, d_vocab=10, n_ctx=5)
     >>> flops = forward_flops(config, 5)
@@ -53,7 +57,8 @@ def forward_flops(config: Config, n: int) -> Flops:
     (True, True, True)
     """
     if isinstance(config, EncoderDecoderConfig):
-        return forward_flops(config.encoder, n) + forward_flops(config.decoder, n) + _attention(config.decoder, n, visible=n * n)
+        cross = _attention(config.decoder, n, visible=n * n * config.decoder.n_layers)
+        return forward_flops(config.encoder, n, spans=spans) + forward_flops(config.decoder, n, spans=spans) + cross
     hidden = config.d_model if config.head == "mlm" else 0
     rest = Flops(
         projections=0,
@@ -62,15 +67,34 @@ def forward_flops(config: Config, n: int) -> Flops:
         attention_visible=0,
         unembedding=0 if config.head == "none" else 2 * config.d_model * (config.d_vocab + hidden),
     )
-    return rest + _attention(config, n, visible=n * (n + 1) // 2 if config.causal else n * n)
+    reach = [config.span_of(i) if spans else Span() for i in range(config.n_layers)]
+    return rest + _attention(config, n, visible=sum(visible_pairs(n, causal=config.causal, span=span) for span in reach))
+
+
+def visible_pairs(n: int, *, causal: bool, span: Span = Span()) -> int:
+    """Pairs of a query and a key that it may see, of n·n.
+
+    >>> [visible_pairs(6, causal=True, span=span) for span in (Span(), Span(kind="window", size=2), Span(kind="block", size=3))]
+    [21, 11, 12]
+    """
+    before = np.arange(n)  # keys that each query sees before itself, and behind
+    behind = before[::-1]
+    if span.kind == "window":
+        before, behind = (np.minimum(keys, span.size - 1) for keys in (before, behind))
+    if span.kind == "block":
+        place = before % span.size
+        start = before - place
+        behind = np.where(before < span.n_global, behind, np.minimum(start + span.size, n) - 1 - before)
+        before = place + np.minimum(start, span.n_global)
+    return int((1 + before + (0 if causal else behind)).sum())
 
 
 def _attention(config: TransformerConfig, n: int, *, visible: int) -> Flops:
-    """One attention in every block, self- or cross-attention: n queries, n keys."""
+    """One attention in every block, self- or cross-attention: n queries, n keys, of which all blocks together see so many pairs."""
     heads, kv_heads = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    pair = 2 * 2 * heads * config.n_layers
+    pair = 2 * 2 * heads
     projections = 2 * config.d_model * (2 * heads + 2 * kv_heads) * n * config.n_layers
-    return Flops(projections=projections, mlp=0, attention=pair * n * n, attention_visible=pair * visible, unembedding=0)
+    return Flops(projections=projections, mlp=0, attention=pair * config.n_layers * n * n, attention_visible=pair * visible, unembedding=0)
 
 
 def flops_crossover(config: Config, *, visible: bool) -> float:

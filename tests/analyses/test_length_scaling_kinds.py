@@ -23,6 +23,7 @@ from analyses.length_scaling import ANALYSIS
 from model import (
     EncoderDecoder,
     EncoderDecoderConfig,
+    Span,
     Transformer,
     TransformerConfig,
     load_model,
@@ -75,12 +76,9 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
         assert counter.get_total_flops() == forward_flops(model.config, n).total
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_visible_pairs_are_those_of_the_masks(name: str) -> None:
-    """Attention over visible pairs is the operations of a pair times the pairs that some query may see, counted in the pattern."""
-    model, n = built(EVERY[name]), 9
-    pairs = {}
-    tokens = torch.zeros(1, n, dtype=torch.long)
+def pairs_seen(model: Transformer | EncoderDecoder, n: int) -> list[int]:
+    """Of every attention, the pairs of which the query may see the key."""
+    pairs, tokens = {}, torch.zeros(1, n, dtype=torch.long)
     edits = [
         Edit(site, lambda scores, site=site: pairs.setdefault(site, int((scores[0, 0] > -torch.inf).sum())) and scores)
         for site in model.sites()
@@ -88,9 +86,25 @@ def test_visible_pairs_are_those_of_the_masks(name: str) -> None:
     ]
     with torch.no_grad(), intervene(model, *edits):
         model(*[tokens] * (2 if isinstance(model, EncoderDecoder) else 1))
-    of_a_pair = 2 * 2 * 4 * 8
-    assert forward_flops(model.config, n).attention_visible == of_a_pair * sum(pairs.values())
+    return list(pairs.values())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_visible_pairs_are_those_of_the_masks(name: str) -> None:
+    """Attention over visible pairs is the operations of a pair times the pairs that some query may see, counted in the pattern."""
+    model, n = built(EVERY[name]), 9
+    pairs, of_a_pair = pairs_seen(model, n), 2 * 2 * 4 * 8
+    assert forward_flops(model.config, n).attention_visible == of_a_pair * sum(pairs)
     assert forward_flops(model.config, n).attention == of_a_pair * len(pairs) * n * n
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("span", [Span(kind="window", size=4), Span(kind="block", size=4), Span(kind="block", size=4, n_global=6)])
+def test_pairs_within_a_span_are_those_of_the_masks(span: Span, causal: bool) -> None:
+    """Some layers see everything, one a span that does not divide the length."""
+    config = TransformerConfig(**SHAPE, causal=causal, span=(Span(), span, Span()))
+    for n in (3, 9, 13):
+        assert forward_flops(config, n, spans=True).attention_visible == 2 * 2 * 4 * 8 * sum(pairs_seen(built(config), n))
 
 
 @pytest.mark.parametrize("name", EVERY)
