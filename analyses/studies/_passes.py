@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,29 +16,44 @@ from analyses._contract import table
 from analyses.studies._effects import Effect
 from analyses.studies._training import BASE
 from model import LSTMConfig, LSTMLanguageModel, Transformer, TransformerConfig
+from probes.allocation import freed_memory_is_kept
 from reports import Table
 
 GPT2 = TransformerConfig(n_layers=12, d_model=768, n_heads=12, d_head=64, d_mlp=3072, d_vocab=50257, n_ctx=1024)
 """GPT-2 small, at whose shape operations are counted"""
 LONGEST = 1024
 """tokens of the longest sequence that is timed"""
-DEPENDS = "Times are those of one thread of one machine and library; another's may order the arms otherwise."
+READING = 0.005
+"""seconds that a reading of the clock lasts, where `MOST` passes fill it"""
+MOST = 100
+DEPENDS = "Times are those of one thread of one machine and library, where freed memory stays for the next pass; another's may order the arms otherwise."
 
 
 def timed(passes: Mapping[str, Callable[[], object]], repeats: int, seed: int) -> pd.DataFrame:
-    """CPU seconds of every pass, `repeats` times, in a new random order each time; the first round is not timed.
+    """CPU seconds of every pass, `repeats` times, in a new random order each time; the first rounds are not timed.
+
+    A pass that takes less than `READING` is read as the mean of as many as fill it, of `MOST` at most. Freed memory stays with the process:
+    whether the system takes it back between two passes, and clears it anew, is chance, and moves a short one several times over.
 
     Columns: `arm`, `repeat`, `seconds`.
     """
     generator, rows = np.random.default_rng(seed), []
-    for run in passes.values():
-        run()
-    for repeat in range(repeats):
-        for arm in generator.permutation(list(passes)):
-            began = time.process_time()
-            passes[arm]()
-            rows.append({"arm": str(arm), "repeat": repeat, "seconds": time.process_time() - began})
+    with freed_memory_is_kept():
+        for run in passes.values():
+            run()
+        number = {arm: max(1, min(math.ceil(READING / _seconds(run, 1)), MOST)) for arm, run in passes.items()}
+        for repeat in range(repeats):
+            for arm in generator.permutation(list(passes)):
+                rows.append({"arm": str(arm), "repeat": repeat, "seconds": _seconds(passes[arm], number[arm])})
     return pd.DataFrame(rows)
+
+
+def _seconds(run: Callable[[], object], number: int) -> float:
+    """CPU seconds of one of `number` passes, never nought."""
+    began = time.process_time()
+    for _ in range(number):
+        run()
+    return max(time.process_time() - began, 1e-9) / number
 
 
 def learning(model: nn.Module, tokens: Tensor) -> Callable[[], None]:
