@@ -38,17 +38,22 @@ class Effect:
         return cls(quantity=quantity, estimate=float(value), low=float(value), high=float(value), n=1, unit=unit, kind="exact")
 
     @classmethod
-    def over_seeds(cls, quantity: str, values: Sequence[float], unit: str = "1") -> Self:
+    def over_seeds(cls, quantity: str, values: Sequence[float], unit: str = "1", *, within: tuple[float, float] = (-math.inf, math.inf)) -> Self:
         """The mean over seeds with Student's t interval; give paired differences for an effect. One seed has no interval.
+
+        `within` are the least and the largest value that the quantity can have, (0, 1) for an accuracy: the interval ends there.
 
         >>> effect = Effect.over_seeds("gain", [0.1, 0.2, 0.3], "nats")
         >>> round(effect.estimate, 3), round(effect.low, 3), round(effect.high, 3)
         (0.2, -0.048, 0.448)
+        >>> Effect.over_seeds("accuracy", [0.9, 1.0, 1.0], within=(0, 1)).high
+        1.0
         """
         x = np.asarray(values, dtype=float)
         mean, n = float(x.mean()) if len(x) else math.nan, len(x)
         half = float(stats.t.ppf(0.975, n - 1) * x.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-        return cls(quantity=quantity, estimate=mean, low=mean - half, high=mean + half, n=n, unit=unit)
+        low, high = (float(np.clip(end, *within)) for end in (mean - half, mean + half))
+        return cls(quantity=quantity, estimate=mean, low=low, high=high, n=n, unit=unit)
 
     @classmethod
     def of_ratios(cls, quantity: str, ratios: Sequence[float]) -> Self:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from analyses.studies._training import BASE, held_out, windows
 from model.training import CausalLM, token_loss
-from model.training.objectives import Batch
+from model.training.objectives import Batch, Exercise, Objective
 from model.training.randomness import generator_of
 from model.zoo import pronunciations
 
@@ -80,6 +80,23 @@ class Kinds(Sequence[Batch]):
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PadsUnmarked:
+    """Every real token from those before it, by a model that is not told which tokens are pads.
+
+    In a decoder they stand behind the real ones, which cannot look there: nothing but a norm over the batch is changed by them.
+
+    >>> batch = torch.tensor([[5, 6, 0]]), torch.tensor([[True, True, False]])
+    >>> exercise = PadsUnmarked()(batch, torch.Generator())
+    >>> exercise.inputs[1], exercise.counted.tolist() == CausalLM()(batch, torch.Generator()).counted.tolist()
+    (None, True)
+    """
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Exercise:
+        exercise = CausalLM()(batch, generator)
+        return Exercise((exercise.inputs[0], None), exercise.answers, exercise.counted)
+
+
 def kind_of(row: Int[Tensor, "pos"]) -> str:
     """The kind of text that a row belongs to, by its first token."""
     first = int(row[0])
@@ -107,11 +124,11 @@ def pieces(kind: str, n: int, length: int) -> Batch:
 
 
 @torch.no_grad()
-def loss_in_training_mode(model: nn.Module, batches: Sequence[Batch]) -> float:
+def loss_in_training_mode(model: nn.Module, batches: Sequence[Batch], objective: Objective | None = None) -> float:
     """Nats per token where batch norm takes its statistics from the batch that is read, as in training. The model stays as it is."""
     model = deepcopy(model).train()  # running statistics move in this mode
     sums = torch.zeros(2, dtype=torch.float64)
     for batch in batches:
-        exercise = CausalLM()(batch, torch.Generator())
+        exercise = (objective or CausalLM())(batch, torch.Generator())
         sums += torch.stack((token_loss(model(*exercise.inputs), exercise).double(), exercise.counted.sum()))
     return float(sums[0] / sums[1])

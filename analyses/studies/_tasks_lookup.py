@@ -7,6 +7,7 @@ differ, values are drawn anew each time, so that nothing but the right place tel
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +21,21 @@ from model.training.objectives import Batch, Exercise
 from model.training.randomness import generator_of
 
 N_KEYS, N_VALUES, N_PAIRS = 8, 4, 6
-CHANCE = 1 / N_VALUES
 CONFIG = dataclasses.replace(
     PAPER, d_vocab=N_KEYS * N_VALUES + N_KEYS, n_ctx=N_PAIRS + 1, n_layers=1, n_heads=1, n_kv_heads=1, d_head=64, d_mlp=0, causal=False,
     positions="none", tied_embeddings=False,
 )  # fmt: skip
 """the model of this task: one layer, one head, no positions, no feed-forward network; an arm changes a field"""
+
+
+def commonest(n_pairs: int = N_PAIRS, n_values: int = N_VALUES) -> float:
+    """Share of right answers, over all dictionaries, of one that names the commonest value: all that is known without the right place.
+
+    >>> commonest(n_pairs=1), commonest(n_pairs=2, n_values=2), round(commonest(), 3)
+    (1.0, 0.75, 0.47)
+    """
+    drawn = itertools.product(range(n_values), repeat=n_pairs)
+    return sum(max(map(values.count, values)) for values in drawn) / (n_pairs * n_values**n_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

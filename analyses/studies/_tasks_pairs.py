@@ -16,8 +16,8 @@ from model import TransformerConfig
 from model.training.objectives import Batch, Exercise
 from model.training.randomness import generator_of
 
-N = 48
-"""first tokens, second tokens, and answers: 48² pairs of log2 48 bits each"""
+N = 64
+"""first tokens, second tokens, and answers: 64² pairs of log2 64 bits each, more than a block of the studies' size remembers in their time"""
 BITS = N * N * float(np.log2(N))
 CONFIG = dataclasses.replace(BASE, d_vocab=2 * N, n_ctx=2, n_layers=1, d_model=32, n_heads=4, n_kv_heads=4, d_head=8, d_mlp=128)
 """one block with a feed-forward network; an arm changes its blocks"""

@@ -27,7 +27,8 @@ CONFIG = dataclasses.replace(
     BASE,
     d_vocab=2 * N_VALUES + 1,
     n_ctx=4 * TRAINED,
-    max_distance=TRAINED,
+    max_distance=TRAINED // 2,
+    n_buckets=TRAINED // 2,
     d_model=32,
     n_heads=2,
     n_kv_heads=2,
@@ -35,7 +36,7 @@ CONFIG = dataclasses.replace(
     embed_scale=32**0.5,
     positions="rotary",
 )
-"""the model of this task; an arm changes its positions"""
+"""the model of this task; an arm changes its positions. Distances that learn together begin at half the trained length, so that what a longer sequence reads was trained"""
 
 
 @dataclass(frozen=True, kw_only=True)

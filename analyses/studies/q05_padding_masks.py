@@ -30,9 +30,11 @@ ARMS = {
     "no mask": "pads on the right, nothing masked, mean over the real tokens",
     "mask": "pads on the right, scores masked, mean over the real tokens",
     "mask, mean over all places": "pads on the right, scores masked, mean over the real tokens and the pads",
-    "mask, pads on the left": "scores masked, positions counted over the real tokens, mean over the real tokens",
-    "mask, pads on the left, positions by place": "scores masked, but the first real token has the position behind the pads, mean over the real tokens",
+    "mask, pads left": "pads on the left, scores masked, positions counted over the real tokens, mean over the real tokens",
+    "mask, pads left, by place": "the same, but the first real token has the position behind the pads",
 }
+CHANGES = {"fails": "changes", "holds": "stays", "open": "may change"}
+"""what is said of a vector that was to stay"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class PaddingMasks(Study):
     predictions: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="the weight of pads is 0", quantity="weight on pads under the mask", relation="==", threshold=0.0),
         Prediction(says="the states of real tokens are as without pads", quantity="change of real tokens' states under the mask", relation="<", threshold=1e-5),
-        Prediction(says="nor do they learn from pads", quantity="gradient of real tokens' states by pads under the mask", relation="==", threshold=0.0),
+        Prediction(says="no gradient passes between them and pads", quantity="gradient of real tokens' states by pads under the mask", relation="==", threshold=0.0),
         Prediction(says="so is a sentence's vector, the mean of the states", quantity="cosine of the mean over all places", relation=">", threshold=0.99),
         Prediction(says="it does not matter on which side they stand", quantity="cosine with pads on the left, positions by place", relation=">", threshold=0.99),
     )  # fmt: skip
@@ -57,20 +59,20 @@ class PaddingMasks(Study):
         "encoders do) compared by cosine. Predictions are judged at the largest number of pads. Change of the states: largest difference of a real "
         "token's final state over the largest value, over all sentences and numbers of pads, with pads on the right. Gradient: the largest of a random sum "
         "of the real tokens' final states by a pad's embedding, in eight sentences. Beside it: what a softmax "
-        "makes of the usual stand-ins for −∞, for a row that sees real keys too and for one that sees only pads."
+        "makes of the usual stand-ins for −∞ in three number formats, for a row that sees real keys too and for one that sees only pads."
     )
     scale: ClassVar[str] = (
         "one trained encoder (all-MiniLM-L6-v2, 22.6 M parameters; at smoke the 1 M-parameter masked language model that ships with prosect)"
     )
     limits: ClassVar[str] = (
-        "One encoder. Pads come in by further doors that are not measured: batch norm's statistics, and losses averaged over all places. Positions by "
-        "place are harmless where positions are relative."
+        "One encoder, tuned as a sentence encoder on at most 128 tokens (its model card): with 200 pads and more, positions by place lie beyond those. Its "
+        "positions are learned; relative ones are not measured, nor are further doors: batch norm's statistics, and losses averaged over all places."
     )
     sources: ClassVar[tuple[str, ...]] = ("Vaswani et al. 2017, section 3.2", "Reimers & Gurevych 2019, Sentence-BERT")
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"encoder": "mlm", "n_sentences": 3, "pads": (1, 12)},
         "default": {"encoder": "minilm", "n_sentences": 24, "pads": (1, 4, 16, 64, 200)},
-        "full": {"encoder": "minilm", "n_sentences": 100, "pads": (1, 4, 16, 64, 200, 400)},
+        "full": {"encoder": "minilm", "n_sentences": 48, "pads": (1, 4, 16, 64, 200, 400)},
     }
 
     encoder: str = "minilm"
@@ -78,43 +80,53 @@ class PaddingMasks(Study):
     n_sentences: int = 24
     """sentences of the held-out prose"""
     pads: tuple[int, ...] = (1, 4, 16, 64, 200)
-    """how many pads are added"""
+    """how many pads are added; 1 among them"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
         encoder = load_model(self.encoder)
         frame = pd.DataFrame([row for i, tokens in enumerate(self._sentences(encoder)) for row in _compared(encoder, tokens, i, self.pads)])
-        most = frame[frame.pads == max(self.pads)]
 
-        def cosine(quantity: str, arm: str) -> Effect:
-            return Effect.over_examples(quantity, most[most.arm == arm].cosine, seed=self.seed)
+        def cosine(quantity: str, arm: str, pads: int = max(self.pads)) -> Effect:
+            return Effect.over_examples(quantity, frame[(frame.arm == arm) & (frame.pads == pads)].cosine, seed=self.seed)
 
         masked, softmax = frame[frame.arm == "mask"], _stand_ins()
-        slopes = pd.DataFrame([{"sentence": i, **_slopes(encoder, one, max(self.pads))} for i, one in enumerate(self._sentences(encoder)[:8])])
+        blind = softmax[softmax.sees == "pads only"].set_index("fill")
+        slopes = pd.DataFrame(
+            [{"sentence": i, **_slopes(encoder, one, max(self.pads), self.seed + i)} for i, one in enumerate(self._sentences(encoder)[:8])]
+        )
         effects = [
             Effect.exact("weight on pads under the mask", float(masked.weight.max())),
             Effect.exact("change of real tokens' states under the mask", float(masked.change.max())),
             Effect.exact("gradient of real tokens' states by pads under the mask", float(slopes.masked.max())),
             Effect.exact("gradient of real tokens' states by pads without a mask", float(slopes.open.min())),
             cosine("cosine of the mean over all places", "mask, mean over all places"),
-            cosine("cosine with pads on the left, positions by place", "mask, pads on the left, positions by place"),
+            cosine("cosine with pads on the left, positions by place", "mask, pads left, by place"),
+            cosine("cosine with one pad on the left, position by place", "mask, pads left, by place", 1),
             cosine("cosine without a mask", "no mask"),
-            cosine("cosine with pads on the left, positions counted", "mask, pads on the left"),
-            Effect.exact("difference of weights where only pads are seen, smallest number for −∞", float(softmax.query("fill == 'smallest number' and sees == 'pads only'").uneven.max())),
+            cosine("cosine with pads on the left, positions counted", "mask, pads left"),
+            Effect.exact("share of number formats in which a row of pads is NaN under −∞", float(blind.weight["−∞"].isna().mean())),
+            Effect.exact("weight on pads where only pads are seen, smallest number for −∞", float(blind.weight["smallest number"].min())),
+            Effect.exact("difference of weights where only pads are seen, smallest number for −∞", float(blind.uneven["smallest number"].max())),
         ]  # fmt: skip
         return effects, {"sentences": _sentences_table(frame), "slopes": _slopes_table(slopes), "stand-ins": _stand_ins_table(softmax)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        mean, left, none, uneven = (
+        weight, change, gradient, mean, left = (effects[one.quantity].estimate for one in self.predictions)
+        none, first, blind, read, uneven = (
             effects[name].estimate
             for name in (
-                "cosine of the mean over all places", "cosine with pads on the left, positions by place", "cosine without a mask",
-                "difference of weights where only pads are seen, smallest number for −∞",
+                "cosine without a mask", "cosine with one pad on the left, position by place", "share of number formats in which a row of pads is NaN under −∞",
+                "weight on pads where only pads are seen, smallest number for −∞", "difference of weights where only pads are seen, smallest number for −∞",
             )
         )  # fmt: skip
+        by_mean, by_place = (CHANGES[one.outcome(effects[one.quantity])] for one in self.predictions[3:])
         return (
-            f"The mask gives pads exactly no weight and leaves the real tokens' states alone, but many pads still come in where the sentence's "
-            f"vector is the mean over all places (cosine {mean:.2f}; without a mask {none:.2f}) and where positions are counted by place behind pads on "
-            f"the left ({left:.3f}); a row that sees only pads becomes NaN under −∞, and under the smallest number its weights differ by {uneven:.1g}."
+            f"Under the mask pads have {'exactly no weight' if weight == 0 else f'a weight of {weight:.1g}'} and {'no' if gradient == 0 else 'a'} gradient, "
+            f"and the real tokens' states change by at most {change:.0e} of the largest. The sentence's vector {by_mean} where it is the mean over all places "
+            f"(cosine {mean:.2f} with the most pads; without a mask, over the real tokens, {none:.2f}), and {by_place} where positions are counted by place "
+            f"behind pads on the left ({first:.3f} with the first pad, {left:.3f} with the most). A row that sees only pads is NaN under −∞ in "
+            f"{'every number format' if blind == 1 else f'{blind:.0%} of the number formats'}; under the smallest number its weights "
+            + ("are even: it reads the pads." if uneven == 0 and read > 0.99 else f"on pads sum to {read:.2g} and differ by {uneven:.1g}.")
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -129,16 +141,19 @@ class PaddingMasks(Study):
             Lines(
                 name="doors", title="What pads change where the scores are masked",
                 caption=f"Cosine of a sentence's vector with that of the sentence alone, mean of {frame.sentence.nunique()} sentences; bands hold the middle 80 %.",
-                alt=f"At {means.index[-1]} pads: " + ", ".join(f"{arm} {last[arm]:.3f}" for arm in ARMS), x=means.index.to_numpy(float), series=series,
+                alt=f"At {means.index[-1]} pads: " + "; ".join(f"{arm}: {last[arm]:.3f}" for arm in ARMS), x=means.index.to_numpy(float), series=series,
                 x_label="pads", y_label="cosine", log_x=True, markers=True,
             ),
         )  # fmt: skip
 
     def _sentences(self, encoder: Transformer) -> list[Tensor]:
-        """Token ids, Int[1 pos], with the encoder's own ends."""
+        """Token ids, Int[1 pos], with the encoder's own ends. Raises ValueError where the prose has fewer that fit."""
         said = (part.strip() for part in re.split(r"(?<=[.!?])\s+", halves()[1]))
         read = (encoder.tokenizer.batch([part], template=True)[0] for part in said if WORDS[0] <= len(part.split()) <= WORDS[1])
-        return [tokens for tokens in read if tokens.shape[1] + max(self.pads) <= encoder.config.n_ctx][: self.n_sentences]
+        fit = [tokens for tokens in read if tokens.shape[1] + max(self.pads) <= encoder.config.n_ctx]
+        if len(fit) < self.n_sentences:
+            raise ValueError(f"the held-out prose has {len(fit)} sentences that fit with {max(self.pads)} pads, got n_sentences={self.n_sentences}")
+        return fit[: self.n_sentences]
 
 
 @torch.no_grad()
@@ -174,7 +189,7 @@ def _read(
     return activations[site], max(float(pattern[..., ~real[0]].sum(-1).max()) for pattern in patterns)
 
 
-def _slopes(encoder: Transformer, tokens: Tensor, m: int) -> dict[str, float]:
+def _slopes(encoder: Transformer, tokens: Tensor, m: int, seed: int) -> dict[str, float]:
     """The largest gradient of a random sum of the real tokens' final states by the embedding of a pad, with m pads masked, and not."""
     found, n, last = {}, tokens.shape[1], f"blocks.{encoder.n_layers - 1}.resid_post"
     padded = torch.cat((tokens, torch.full((1, m), encoder.tokenizer.pad_id)), dim=1)
@@ -183,7 +198,7 @@ def _slopes(encoder: Transformer, tokens: Tensor, m: int) -> dict[str, float]:
         with record(encoder, ["embed", last], gradients=True) as activations:
             encoder(padded, mask)
         states = activations[last][:, :n]
-        drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+        drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(seed))
         found[name] = float(torch.autograd.grad((states * drawn).sum(), activations["embed"])[0][:, n:].abs().max())
     return found
 

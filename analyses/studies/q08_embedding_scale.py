@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 
 from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
+from analyses.studies._curves import in_parts
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
 from analyses.studies._starts import started_as_in_the_paper
@@ -25,8 +25,6 @@ SMALL, LARGE = "N(0, 1/d)", "N(0, 1)"
 STARTS = {SMALL: BASE.d_model**-0.5, LARGE: 1.0}
 """how embeddings start, with their standard deviation: as in the authors' own code, and as in torch"""
 ARMS = tuple((start, scaled) for start in STARTS for scaled in (False, True))
-PARTS = 25
-"""points of a learning curve"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +51,14 @@ class EmbeddingScale(Study):
         "√d or not; the blocks start with Glorot's matrices. The unembedding is a matrix of its own, so that its size does not change with the arm. Size: root mean square of the embedding "
         "over that of the position encoding, on training text before the first step. Under Adam a step moves every entry by about the learning "
         "rate, whatever its gradient, so that multiplying by √d also makes the embedding learn √d times as fast. Two arms tell the parts apart: "
-        "N(0, 1/d) with the scale and N(0, 1) without are the same function at the start and differ in that speed alone; N(0, 1/d) and N(0, 1), "
-        "both without, have one speed and differ in size alone."
+        "N(0, 1/d) with the scale and N(0, 1) without are the same function at the start; behind it they differ in that speed, and in the "
+        "embedding's share of the gradient, which is clipped to norm 1: √d enlarges it. N(0, 1/d) and N(0, 1), both without, take equal steps and "
+        "differ in size; measured by their size the small ones move √d times as fast."
     )
     scale: ClassVar[str] = "0.12 M parameters, d_model = 64, windows of 32 characters"
     limits: ClassVar[str] = (
         "One width: √d is 8 here and 23 in the paper. The paper shares the matrix with the unembedding, where the scale has another use: it lets "
-        "small entries, which the logits need, be large inputs."
+        "small entries, which the logits need, be large inputs. What clipping does is not told from what speed does."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Vaswani et al. 2017, section 3.4",
@@ -97,7 +96,7 @@ class EmbeddingScale(Study):
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
         small, large, size, speed = (
-            effects[name].estimate
+            effects[name]
             for name in (
                 f"loss without scale from {SMALL}",
                 f"loss without scale from {LARGE}",
@@ -105,9 +104,10 @@ class EmbeddingScale(Study):
                 "loss for learning slowly",
             )
         )
+        rest = "goes with the slower steps of the embedding" if speed.low > 0 or speed.high < 0 else "is not told from nought"
         return (
-            f"Without √d the model ends {small:+.2f} nats behind where embeddings start as {SMALL}, and {large:+.2f} where they start as {LARGE}, torch's "
-            f"default. Of the first, being small costs {size:+.2f} at one learning rate, and {speed:+.2f} is that Adam moves scaled embeddings √d times as fast."
+            f"Leaving √d out adds {small.estimate:+.2f} nats to the loss where embeddings start as {SMALL}, and {large.estimate:+.2f} where they start as "
+            f"{LARGE}, torch's default. Of the first, {_signed(size)} comes of being small, at one learning rate; the rest, {_signed(speed)}, {rest}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -115,10 +115,9 @@ class EmbeddingScale(Study):
         loss, size = arms.groupby(["start", "scaled"]).loss.agg(["mean", "min", "max"]), arms.groupby(["start", "scaled"])["size"].mean()
         labels = [f"{_name(*arm)}: size {size[arm]:.2g}" for arm in loss.index]
         early = curves.groupby(["step", "start", "scaled"]).loss.mean().unstack(["start", "scaled"])
-        best = loss["mean"].idxmin()
         return (
             Bars(
-                name="loss", title=f"Of all starts {_name(*best)} ends lowest",
+                name="loss", title=_lowest(arms),
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest. Size: embedding over position encoding at the start.",
                 alt=", ".join(f"{name} {value:.3f}" for name, value in zip(labels, loss["mean"], strict=True)), labels=labels,
                 values=loss["mean"].to_numpy(), low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",
@@ -135,6 +134,18 @@ def _name(start: str, scaled: bool) -> str:
     return f"{start} × √d" if scaled else start
 
 
+def _signed(effect: Effect) -> str:
+    return f"{effect.estimate:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+
+
+def _lowest(arms: pd.DataFrame) -> str:
+    """Which arm ends lowest, if the interval of its lead over the next one says so."""
+    loss = arms.pivot(index="seed", columns=["start", "scaled"], values="loss")
+    best, second = loss.mean().nsmallest(2).index
+    ahead = Effect.over_seeds("lead", loss[second] - loss[best]).low > 0
+    return f"{_name(*best)} ends lowest" if ahead else f"{_name(*best)} and {_name(*second)} end lowest and are not told apart"
+
+
 def _arm(start: str, scaled: bool, seed: int, steps: int, n_held_out: int) -> tuple[dict[str, Any], pd.DataFrame]:
     """One model, and its learning curve."""
     scale = BASE.d_model**0.5 if scaled else 1.0
@@ -148,8 +159,7 @@ def _arm(start: str, scaled: bool, seed: int, steps: int, n_held_out: int) -> tu
     learnt = learn_characters(model, seed=seed, recipe=recipe_of(steps), n_held_out=n_held_out)
     arm = {"start": start, "scaled": scaled, "seed": seed}
     row = {**arm, "size": float(size), "loss": learnt.loss, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
-    parts = [learnt.history.iloc[rows] for rows in np.array_split(np.arange(steps), min(PARTS, steps))]
-    return row, pd.DataFrame([{**arm, "step": float(part.step.mean()), "loss": float(part.loss.mean())} for part in parts])
+    return row, pd.DataFrame([{**arm, **part} for part in in_parts(learnt.history, "loss")])
 
 
 def _arms_table(frame: pd.DataFrame) -> Table:

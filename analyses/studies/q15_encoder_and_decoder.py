@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from analyses.studies._tasks_pronunciation import asked, error_rate, held_out_pa
 from analyses.studies._verdict import Prediction
 from model import EncoderDecoder
 from model.training import SequenceToSequence
+from model.zoo.g2p import PHONEMES, SPECIALS
 from probes import Edit, intervene, record, zero
 from probes.statistics import View, monotonicity, row_entropy
 from reports import AttentionMap, Bars, Figure, Lines, Series, Table
@@ -27,6 +29,8 @@ from reports import AttentionMap, Bars, Figure, Lines, Series, Table
 READINGS = ("as trained", "looks at all letters alike", "reads another word", "reads nothing")
 LATE = 3
 """phonemes before one that counts as late"""
+UNIFORM = math.log(len(SPECIALS) + len(PHONEMES))
+"""nats of a guess among all that the decoder can write"""
 N_STEPS = 7
 """phonemes whose loss is shown"""
 
@@ -61,9 +65,9 @@ class EncoderAndDecoder(Study):
     )
     method: ClassVar[str] = (
         "An encoder-decoder learns to pronounce English words of 3 to 8 letters (CMUdict), and writes held-out words greedily: edit distance over "
-        "length, in phonemes. Then the trained model is changed: what cross-attention adds is 0 (reads nothing); the encoder reads another held-out word; "
-        "the weights of cross-attention are the same on every letter. Effects: changed minus as trained. Loss by step: cross-entropy of each phoneme, those before "
-        "it given; late are those behind the third. Monotonicity: correlation of query and key position, weighted by attention, of the head where "
+        "length, in phonemes. Then the trained model is changed: what cross-attention adds is 0 (reads nothing); the encoder reads another held-out word, "
+        "from the other half of the alphabet; the weights of cross-attention are the same on every letter. Effects: changed minus as trained. Loss by step: cross-entropy of each phoneme, those before "
+        "it given; late are the fourth to the seventh that is written, the end among them. Monotonicity: correlation of query and key position, weighted by attention, of the head where "
         "it is largest, mean over words."
     )
     scale: ClassVar[str] = "0.25 M parameters, words of at most 8 letters"
@@ -93,13 +97,14 @@ class EncoderAndDecoder(Study):
         models = pd.DataFrame([one["model"] for one in found])
         errors, steps, heads = (pd.DataFrame([row for one in found for row in one[name]]) for name in ("errors", "steps", "heads"))
         rate = errors.pivot(index="seed", columns="reading", values="error_rate")
-        late = steps[steps.step > LATE].groupby("seed")[["with_source", "without"]].mean()
+        late = steps[steps.step > LATE].groupby("seed")[["with_source", "without", "another"]].mean()
         effects = [
             Effect.over_seeds("phoneme errors without the source", rate["reads nothing"] - rate["as trained"]),
             Effect.over_seeds("phoneme errors with even attention", rate["looks at all letters alike"] - rate["as trained"]),
             Effect.over_seeds("phoneme errors with another word", rate["reads another word"] - rate["as trained"]),
             Effect.over_seeds("loss of late phonemes without the source", late.without - late.with_source, "nats"),
-            Effect.over_seeds("monotonicity of the best head", heads.groupby("seed").monotonicity.max()),
+            Effect.over_seeds("loss of late phonemes with another word", late.another - late.with_source, "nats"),
+            Effect.over_seeds("monotonicity of the best head", heads.groupby("seed").monotonicity.max(), within=(-1, 1)),
             Effect.over_seeds("phoneme error rate", rate["as trained"]),
             Effect.exact("change of the encoder by the target", float(models.leak.max())),
         ]
@@ -112,15 +117,16 @@ class EncoderAndDecoder(Study):
         return effects, tables | {"alignment": _alignment_table(pd.DataFrame(found[0]["alignment"]))}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        rate, nothing, even, late, ahead = (
+        rate, nothing, even, late, another, ahead = (
             effects[name].estimate for name in (
                 "phoneme error rate", "phoneme errors without the source", "phoneme errors with even attention", "loss of late phonemes without the source",
-                "monotonicity of the best head",
+                "loss of late phonemes with another word", "monotonicity of the best head",
             )
         )  # fmt: skip
         return (
-            f"The model writes {rate:.0%} of the phonemes wrong, {rate + nothing:.0%} when it reads nothing and {rate + even:.0%} when it looks at all letters alike. Behind "
-            f"the third phoneme the source is still worth {late:.1f} nats each, and the best head moves through the word with a correlation of {ahead:.2f}."
+            f"The model writes {rate:.0%} of the phonemes wrong, {rate + nothing:.0%} when it reads nothing and {rate + even:.0%} when it looks at all letters alike. A "
+            f"phoneme behind the third still costs {late:+.1f} nats when it reads nothing and {another:+.1f} when it reads another word (a guess among all costs {UNIFORM:.1f} in "
+            f"all), and the best head moves through the word with a correlation of {ahead:.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -145,10 +151,11 @@ class EncoderAndDecoder(Study):
                 alt=", ".join(f"{reading} {mean[reading]:.2f}" for reading in READINGS), unit="phoneme error rate", **order,
             ),
             Lines(
-                name="steps", title="Errors by step, with the source and without it",
-                caption=f"Loss of each phoneme, those before it given, held-out words, mean of {self.n_seeds} seeds.",
-                alt=f"With the source {steps.with_source.mean():.2f}, without {steps.without.mean():.2f} nats on average.", x=steps.index.to_numpy(float),
-                series={"with the source": Series(y=steps.with_source.to_numpy()), "without": Series(y=steps.without.to_numpy())}, x_label="phoneme", y_label="nats",
+                name="steps", title="Loss step by step, with the source, without it and with another",
+                caption=f"Loss of each phoneme, those before it given, held-out words, mean of {self.n_seeds} seeds; a guess among all has {UNIFORM:.2f}.",
+                alt=f"With the source {steps.with_source.mean():.2f}, without {steps.without.mean():.2f}, with another word {steps.another.mean():.2f} nats on average.", x=steps.index.to_numpy(float),
+                series={"with the source": Series(y=steps.with_source.to_numpy()), "without": Series(y=steps.without.to_numpy()),
+                        "another word": Series(y=steps.another.to_numpy())}, x_label="phoneme", y_label="nats",
                 markers=True,
             ),
             AttentionMap(
@@ -163,15 +170,18 @@ class EncoderAndDecoder(Study):
 def _arm(seed: int, steps: int, n_words: int) -> dict[str, Any]:
     """One model: its errors in every reading, its loss step by step, and its heads."""
     learnt, words = learn_to_say(seed, steps), asked(n_words)
-    model, others = learnt.model, words[1:] + words[:1]
+    model, half = learnt.model, len(words) // 2
+    others = words[half:] + words[:half]
     rates = {reading: _errors(model, words, others, reading) for reading in READINGS}
     batch = held_out_pairs(model, words)
+    swapped = tuple(part.roll(-half, 0) for part in batch[0::2])  # source and its mask
     with_source, without = _step_losses(model, batch), _step_losses(model, batch, NOTHING)
+    another = _step_losses(model, (swapped[0], batch[1], swapped[1], batch[3]))
     heads, alignment = _heads(model, words)
     return {
         "model": {"seed": seed, "leak": _leak(model, batch), "n_parameters": learnt.n_parameters, "flops": learnt.flops},
         "errors": [{"seed": seed, "reading": reading, "error_rate": rate} for reading, rate in rates.items()],
-        "steps": [{"seed": seed, "step": i + 1, "with_source": with_source[i], "without": without[i]} for i in range(len(without))],
+        "steps": [{"seed": seed, "step": i + 1, "with_source": with_source[i], "without": without[i], "another": another[i]} for i in range(len(without))],
         "heads": [{"seed": seed, **head} for head in heads],
         "alignment": alignment,
     }  # fmt: skip
@@ -231,7 +241,7 @@ def _leak(model: EncoderDecoder, batch: tuple[Tensor, ...]) -> float:
 def _models_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "Every model.", seed=("", "of weights and data"), leak=("1", "largest change of the encoder's final states by another target"),
-        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token of the source"),
+        n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token of the source; a target has about as many"),
     )  # fmt: skip
 
 
@@ -248,7 +258,7 @@ def _errors_table(frame: pd.DataFrame) -> Table:
 def _steps_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "Loss of each phoneme.", seed=("", "of weights and data"), step=("", "phoneme, counted from 1"), with_source=("nats", "as trained"),
-        without=("nats", "cross-attention adds nothing"),
+        without=("nats", "cross-attention adds nothing"), another=("nats", "the encoder reads another word"),
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class Tokenizers(Study):
         Prediction(says="BPE merges the most frequent pair", quantity="merges of BPE that take a most frequent pair", relation=">", threshold=0.95),
         Prediction(says="WordPiece merges for likelihood, not for frequency", quantity="merges of WordPiece with the largest likelihood minus most frequent", relation=">", threshold=0.0),
         Prediction(says="so their vocabularies differ", quantity="overlap of WordPiece with BPE", relation="<", threshold=0.9),
-        Prediction(says="and likelihood gives the better model", quantity="gained by WordPiece over BPE", relation=">", threshold=0.02, unit="bits per character"),
+        Prediction(says="and likelihood gives the better model", quantity="gained by likelihood over WordPiece", relation=">", threshold=0.02, unit="bits per character"),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(
@@ -70,7 +70,7 @@ class Tokenizers(Study):
         "per character, blanks left out, since tokens of different sizes do not compare. The peak learning rate is "
         f"{RATE:g}: at 0.003 some seeds end 0.1 bits above the others."
     )
-    scale: ClassVar[str] = "200,000 characters of prose, vocabularies of 300 to 4,000 pieces, decoders of 0.15 M parameters"
+    scale: ClassVar[str] = "200,000 characters of prose, vocabularies of 300 to 4,000 pieces, decoders of 0.1 to 0.4 M parameters"
     limits: ClassVar[str] = (
         "WordPiece is what the most used open library trains; the trainer of BERT's vocabulary was never published, and may have been another. One English text; "
         "languages with longer words may cut otherwise."
@@ -80,9 +80,9 @@ class Tokenizers(Study):
         "Devlin et al. 2019, BERT", "Bostrom & Durrett 2020, Byte Pair Encoding is Suboptimal for Language Model Pretraining",
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
-        "smoke": {"n_seeds": 2, "steps": 2, "d_vocab": 200, "sizes": (200, 300)},
-        "default": {"n_seeds": 4, "steps": 250, "d_vocab": 500, "sizes": (300, 500, 1000, 2000, 4000)},
-        "full": {"n_seeds": 8, "steps": 500, "d_vocab": 1000, "sizes": (300, 500, 1000, 2000, 4000)},
+        "smoke": {"n_seeds": 2, "steps": 2, "d_vocab": 200, "sizes": (200, 300), "model_sizes": (300,)},
+        "default": {"n_seeds": 4, "steps": 250, "d_vocab": 500, "sizes": (300, 500, 1000, 2000, 4000), "model_sizes": (300, 2000)},
+        "full": {"n_seeds": 8, "steps": 500, "d_vocab": 1000, "sizes": (300, 500, 1000, 2000, 4000), "model_sizes": (300, 4000)},
     }
 
     n_seeds: int = 4
@@ -93,11 +93,16 @@ class Tokenizers(Study):
     """tokens of the vocabularies whose rule is asked for, and of the models"""
     sizes: tuple[int, ...] = (300, 500, 1000, 2000, 4000)
     """vocabularies in which the library's two are compared"""
+    model_sizes: tuple[int, ...] = (300, 2000)
+    """further vocabularies of BPE with which a model learns"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
         rules, sizes = _rules(self.d_vocab), pd.DataFrame([_compared(d_vocab) for d_vocab in self.sizes])
         seeds = range(self.seed, self.seed + self.n_seeds)
-        arms = pd.DataFrame(each(_arm, [(arm, self.d_vocab, seed, self.steps) for seed in seeds for arm in ARMS]))
+        models = [(arm, self.d_vocab) for arm in ARMS] + [("BPE", d_vocab) for d_vocab in self.model_sizes if d_vocab != self.d_vocab]
+        every = pd.DataFrame(each(_arm, [(arm, d_vocab, seed, self.steps) for seed in seeds for arm, d_vocab in models]))
+        arms, pairs = every[every.d_vocab == self.d_vocab], every[every.arm == "BPE"]
+        by_size, (few, *_, many) = pairs.pivot(index="seed", columns="d_vocab"), sorted(set(pairs.d_vocab))
         overlap, merges = (rules.set_index(["library", "rule"])[name] for name in ("overlap", "merges"))
         bits, unigram = (arms.pivot(index="seed", columns="arm", values=name) for name in ("bits", "unigram_bits"))
         effects = [
@@ -113,28 +118,32 @@ class Tokenizers(Study):
             Effect.exact("words cut differently, most", float(sizes.other_cuts.max())),
             Effect.exact("words cut differently, fewest", float(sizes.other_cuts.min())),
             Effect.over_seeds("gained by WordPiece over BPE", bits["BPE"] - bits["WordPiece"], "bits per character"),
-            Effect.over_seeds("gained by likelihood over BPE", bits["BPE"] - bits["likelihood"], "bits per character"),
+            Effect.over_seeds("gained by likelihood over WordPiece", bits["WordPiece"] - bits["likelihood"], "bits per character"),
+            Effect.over_seeds("gained per character by more pieces", by_size["bits"][few] - by_size["bits"][many], "bits per character"),
+            Effect.over_seeds("loss per token by more pieces", by_size["nats_per_token"][many] - by_size["nats_per_token"][few], "nats"),
             Effect.over_seeds("BPE minus unigram", bits["BPE"] - unigram["BPE"], "bits per character"),
         ]
-        return effects, {"rules": _rules_table(rules), "sizes": _sizes_table(sizes), "arms": _arms_table(arms)}
+        return effects, {"rules": _rules_table(rules), "sizes": _sizes_table(sizes), "arms": _arms_table(every)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        same, pairs, frequent, likely, most, fewest, gained, other = (
+        same, pairs, frequent, likely, most, fewest, gained, other, by_size, per_token = (
             effects[name].estimate for name in (
                 "overlap of WordPiece with BPE", "merges of BPE that take a most frequent pair", "merges of WordPiece that take a most frequent pair",
                 "merges of WordPiece that gain the most likelihood",
-                "words cut differently, most", "words cut differently, fewest", "gained by WordPiece over BPE", "gained by likelihood over BPE",
+                "words cut differently, most", "words cut differently, fewest", "gained by WordPiece over BPE", "gained by likelihood over WordPiece",
+                "gained per character by more pieces", "loss per token by more pieces",
             )
         )  # fmt: skip
         return (
             f"{pairs:.0%} of the library's BPE merges take a most frequent pair, and {frequent:.0%} of its WordPiece merges, {likely:.0%} of which gain the most likelihood; "
-            f"the two share {same:.0%} of their pieces: WordPiece is BPE by another name. What differs is how words are cut, {fewest:.0%} to {most:.0%} of them; a model "
-            f"gains {gained:+.3f} bits per character by it, and {other:+.3f} by pieces that are truly chosen for likelihood."
+            f"the two share {same:.0%} of their pieces. They cut {fewest:.0%} to {most:.0%} of all kinds of words differently; a model gains {gained:+.3f} bits per character "
+            f"by WordPiece's cuts, and {other:+.3f} more by pieces that are truly chosen for likelihood. From the fewest pieces of BPE to the most it gains {by_size:+.2f} "
+            f"per character, while its loss per token changes by {per_token:+.2f} nats: vocabularies compare by the character."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
-        rules, sizes, arms = (tables[name].frame for name in ("rules", "sizes", "arms"))
-        by = arms.groupby("arm").bits
+        rules, sizes, every = (tables[name].frame for name in ("rules", "sizes", "arms"))
+        by, by_size = every[every.d_vocab == self.d_vocab].groupby("arm").bits, every[every.arm == "BPE"].groupby("d_vocab").mean(numeric_only=True)
         mean, low, high = (values[list(ARMS)].to_numpy() for values in (by.mean(), by.min(), by.max()))
         return (
             Bars(
@@ -154,6 +163,13 @@ class Tokenizers(Study):
                 name="models", title="What a model learns from either set of pieces",
                 caption=f"Held-out loss per character without blanks, vocabulary of {self.d_vocab}, mean of {self.n_seeds} seeds with the smallest and largest.",
                 alt=", ".join(f"{arm} {value:.3f}" for arm, value in zip(ARMS, mean, strict=True)), labels=list(ARMS), values=mean, low=low, high=high, unit="bits per character",
+            ),
+            Lines(
+                name="model-sizes", title="The same models per character and per token, by the size of the vocabulary",
+                caption=f"Held-out loss of decoders that read pieces of BPE, in bits, per character without blanks and per token; mean of {self.n_seeds} seeds.",
+                alt=", ".join(f"at {n} {row.bits:.2f} per character, {row.nats_per_token / math.log(2):.2f} per token" for n, row in by_size.iterrows()),
+                x=by_size.index.to_numpy(float), x_label="tokens of the vocabulary", y_label="bits", log_x=True, markers=True,
+                series={"per character": Series(y=by_size.bits.to_numpy()), "per token": Series(y=by_size.nats_per_token.to_numpy() / math.log(2))},
             ),
         )  # fmt: skip
 
@@ -219,7 +235,7 @@ def _arm(arm: str, d_vocab: int, seed: int, steps: int) -> dict[str, Any]:
     length = {i: len(piece.removeprefix("##")) if piece != UNKNOWN else 1 for piece, i in ids.items()}
     per_character = len(asked) / sum(length[i] for i in asked) / math.log(2)
     return {
-        "arm": arm, "seed": seed, "bits": learnt.loss * per_character, "unigram_bits": unigram_loss(learnt_from.tolist(), asked, len(ids)) * per_character,
+        "arm": arm, "d_vocab": d_vocab, "seed": seed, "bits": learnt.loss * per_character, "unigram_bits": unigram_loss(learnt_from.tolist(), asked, len(ids)) * per_character,
         "nats_per_token": learnt.loss, "n_parameters": learnt.n_parameters, "flops": learnt.flops,
     }  # fmt: skip
 
@@ -245,7 +261,7 @@ def _sizes_table(frame: pd.DataFrame) -> Table:
 
 def _arms_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "Every model.", arm=("", "set of pieces"), seed=("", "of weights and data"), bits=("bits per character", "held-out loss, blanks left out"),
+        frame, "Every model.", arm=("", "set of pieces"), d_vocab=("tokens", "of the vocabulary"), seed=("", "of weights and data"), bits=("bits per character", "held-out loss, blanks left out"),
         unigram_bits=("bits per character", "of a guess from the frequencies of pieces"), nats_per_token=("nats per token", "not to be compared between arms"),
         n_parameters=("parameters", "of the model"), flops=("FLOP", "of the training, 6 per weight and token"),
     )  # fmt: skip

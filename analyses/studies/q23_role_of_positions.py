@@ -16,6 +16,7 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
+from analyses.studies._starts import PAPER, started_as_in_the_paper
 from analyses.studies._tasks_neighbour import CHANCE, CONFIG, N_TOKENS, learn_neighbour
 from analyses.studies._training import BASE, LENGTH, bigram, character_model, held_out, learn_characters, recipe_of
 from analyses.studies._verdict import Prediction
@@ -25,6 +26,8 @@ from reports import Bars, Figure, Table
 
 QUARTERS = 4
 """parts of the window that the probe tells apart"""
+ARMS = (("small", "learned"), ("small", "none"), ("Glorot", "learned"), ("Glorot", "sinusoidal"), ("Glorot", "none"))
+"""start of the weights and kind of positions of the decoders of characters"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,8 @@ class RoleOfPositions(Study):
         Prediction(says="without positions an encoder is blind to order", quantity="equivariance error of the encoder", relation="<", threshold=1e-4),
         Prediction(says="so is a decoder", quantity="prediction moved by shuffling", relation="<", threshold=0.02),
         Prediction(says="without positions an encoder cannot tell who stands next to whom", quantity="encoder's accuracy lost", relation=">", threshold=0.1),
-        Prediction(says="without positions a decoder learns text worse", quantity="loss without positions", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="without positions a decoder learns text worse from small weights, N(0, 0.02)", quantity="loss without positions", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="without positions a decoder learns text worse from Glorot's start, too", quantity="loss without positions, Glorot's start", relation=">", threshold=0.02, unit="nats"),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(
@@ -50,7 +54,9 @@ class RoleOfPositions(Study):
         ),
     )
     method: ClassVar[str] = (
-        "Models with learned positions and with none start from the same weights and read the same data. Equivariance error: the largest "
+        "Models with positions and with none read the same data. Decoders of characters start with all weights N(0, 0.02) (Radford et al. 2019), or with Glorot's "
+        "matrices and the first Transformer's embeddings, of size 1, learned positions as large as sinusoids; there arms share all other weights. Where no start is "
+        "named it is the former, as of the models of the task. Equivariance error: the largest "
         "difference between the encoder's logits for permuted tokens and its permuted logits, over the largest logit. Shuffling: total "
         "variation between a trained decoder's predictions behind a held-out window and behind the same window with all characters but the "
         f"last in another order. Task: which token stands to the left, in random permutations of {N_TOKENS} tokens, where the set of tokens "
@@ -58,7 +64,8 @@ class RoleOfPositions(Study):
     )
     scale: ClassVar[str] = "0.1 M parameters, windows of 32 characters, permutations of 12 tokens"
     limits: ClassVar[str] = (
-        "Small models and short windows. How a decoder counts without positions is not taken apart, and longer windows may be harder to count in."
+        "Small models, short windows, two starts and short trainings: what positions are worth after more steps is not asked. How a decoder counts without "
+        "positions is not taken apart, and longer windows may be harder to count in."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Haviv et al. 2022, Transformer Language Models without Positional Encodings Still Learn Positional Information",
@@ -68,7 +75,7 @@ class RoleOfPositions(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "task_steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 250, "task_steps": 300, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 600, "task_steps": 500, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 500, "task_steps": 300, "n_held_out": 600},
     }
 
     n_seeds: int = 5
@@ -82,44 +89,55 @@ class RoleOfPositions(Study):
 
     def measure(self) -> tuple[list[Effect], Tables]:
         seeds, arms = range(self.seed, self.seed + self.n_seeds), ("learned", "none")
-        text = pd.DataFrame(each(_text, [(kind, seed, self.steps, self.n_held_out) for seed in seeds for kind in arms]))
+        text = pd.DataFrame(each(_text, [(*arm, seed, self.steps, self.n_held_out) for seed in seeds for arm in ARMS]))
         task = pd.DataFrame(
             each(_task, [(kind, causal, seed, self.task_steps) for seed in seeds for causal in (False, True) for kind in arms])
         )
-        by_text = {kind: text[text.positions == kind].reset_index(drop=True) for kind in arms}
+        by_text = {arm: part.reset_index(drop=True) for arm, part in text.groupby(["start", "positions"])}
         by_task = {key: part.reset_index(drop=True) for key, part in task.groupby(["stack", "positions"])}
+        with_, without = (by_task["encoder", kind].accuracy for kind in arms)
+        loss, pairs = {arm: part.loss for arm, part in by_text.items()}, bigram(n=self.n_held_out)
         effects = [
             Effect.exact("equivariance error of the encoder", float(task.error.max())),
-            Effect.over_seeds("prediction moved by shuffling", by_text["none"].moved),
-            Effect.over_seeds("encoder's accuracy lost", by_task["encoder", "learned"].accuracy - by_task["encoder", "none"].accuracy),
-            Effect.over_seeds("loss without positions", by_text["none"].loss - by_text["learned"].loss, "nats"),
-            Effect.over_seeds("none minus bigram", by_text["none"].loss - bigram(n=self.n_held_out), "nats"),
-            Effect.over_seeds("learned minus bigram", by_text["learned"].loss - bigram(n=self.n_held_out), "nats"),
-            Effect.over_seeds("encoder's accuracy with positions", by_task["encoder", "learned"].accuracy),
-            Effect.over_seeds("decoder's accuracy without positions", by_task["decoder", "none"].accuracy),
-            Effect.over_seeds("position read from the decoder without positions", by_text["none"].probed),
+            Effect.over_seeds("prediction moved by shuffling", by_text["small", "none"].moved, within=(0, 1)),
+            Effect.over_seeds("encoder's accuracy lost", with_ - without, within=(-1, 1)),
+            Effect.over_seeds("loss without positions", loss["small", "none"] - loss["small", "learned"], "nats"),
+            Effect.over_seeds("loss without positions, Glorot's start", loss["Glorot", "none"] - loss["Glorot", "learned"], "nats"),
+            Effect.over_seeds("loss without positions, Glorot's start, off sinusoids", loss["Glorot", "none"] - loss["Glorot", "sinusoidal"], "nats"),
+            Effect.over_seeds("none minus bigram", loss["small", "none"] - pairs, "nats"),
+            Effect.over_seeds("learned minus bigram", loss["small", "learned"] - pairs, "nats"),
+            Effect.over_seeds("encoder's accuracy with positions", with_, within=(0, 1)),
+            Effect.over_seeds("encoder's accuracy without positions", without, within=(0, 1)),
+            Effect.over_seeds("decoder's accuracy without positions", by_task["decoder", "none"].accuracy, within=(0, 1)),
+            Effect.over_seeds("position read from the decoder without positions", by_text["small", "none"].probed, within=(0, 1)),
+            Effect.over_seeds("prediction moved by shuffling, Glorot's start", by_text["Glorot", "none"].moved, within=(0, 1)),
         ]
         return effects, {"text": _text_table(text), "task": _task_table(task)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        moved, lost, loss, decoder, probed = (
+        moved, lost, with_, without, decoder, probed, loss, glorot, sinusoids = (
             effects[name].estimate
             for name in (
-                "prediction moved by shuffling", "encoder's accuracy lost", "loss without positions", "decoder's accuracy without positions",
-                "position read from the decoder without positions",
+                "prediction moved by shuffling", "encoder's accuracy lost", "encoder's accuracy with positions", "encoder's accuracy without positions",
+                "decoder's accuracy without positions", "position read from the decoder without positions", "loss without positions",
+                "loss without positions, Glorot's start", "loss without positions, Glorot's start, off sinusoids",
             )
         )  # fmt: skip
+        encoder, blind = (one.outcome(effects[one.quantity]) for one in self.predictions[:2])
         return (
-            f"An encoder without positions treats permuted tokens alike and loses {lost:.2f} of its accuracy. A decoder does not: shuffling what "
-            f"came before moves {moved:.2f} of its prediction, it names the neighbour in {decoder:.2f} of cases, a probe reads the quarter of the "
-            f"window from its states in {probed:.2f} (chance {1 / QUARTERS:g}), and on text it ends {loss:+.3f} nats behind."
+            f"An encoder without positions {'treats' if encoder == 'holds' else 'does not treat'} permuted tokens alike and loses {lost:.2f} in accuracy (from {with_:.2f} to "
+            f"{without:.2f}). {_BLIND[blind]}: shuffling what came before moves its prediction by {moved:.2f} (total variation), it names the neighbour in {decoder:.2f} of cases, and "
+            f"a probe reads the quarter of the window from its states in {probed:.2f} (chance {1 / QUARTERS:g}). On text a decoder without positions ends {loss:+.3f} nats off one with "
+            f"learned positions where weights start at N(0, 0.02); from Glorot's start {glorot:+.3f}, and {sinusoids:+.3f} off one with sinusoids."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         task, text = (tables[name].frame for name in ("task", "text"))
         right = task.groupby(["stack", "positions"]).accuracy.agg(["mean", "min", "max"])
-        loss = text.groupby("positions").loss.agg(["mean", "min", "max"])
-        names = [f"{stack}, {'learned positions' if kind == 'learned' else 'no positions'}" for stack, kind in right.index]
+        loss = text.groupby(["start", "positions"]).loss.agg(["mean", "min", "max"]).loc[list(ARMS)]
+        behind = [loss["mean"][start, "none"] - loss["mean"][start, "learned"] for start in _STARTS]
+        names = [f"{stack}, {_KINDS[kind]}" for stack, kind in right.index]
+        starts = [f"{_KINDS[kind]}, {_STARTS[start]}" for start, kind in loss.index]
         told = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, right["mean"], strict=True))
         return (
             Bars(
@@ -128,21 +146,27 @@ class RoleOfPositions(Study):
                 alt=told, labels=names, values=right["mean"].to_numpy(), low=right["min"].to_numpy(), high=right["max"].to_numpy(), unit="share of right answers",
             ),
             Bars(
-                name="text", title=f"On text a decoder without positions ends {loss['mean']['none'] - loss['mean']['learned']:+.3f} nats behind one with them",
+                name="text", title=f"Without positions a decoder ends {behind[0]:+.3f} nats off learned ones; from Glorot's start {behind[1]:+.3f}",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; character pairs reach {bigram(n=self.n_held_out):.2f}.",
-                alt=", ".join(f"{name} {value:.3f}" for name, value in loss["mean"].items()), labels=list(loss.index), values=loss["mean"].to_numpy(),
+                alt=", ".join(f"{name} {value:.3f}" for name, value in zip(starts, loss["mean"], strict=True)), labels=starts, values=loss["mean"].to_numpy(),
                 low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",
             ),
         )  # fmt: skip
 
 
-def _text(positions: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
+_BLIND = {"holds": "A decoder is as blind", "fails": "A decoder is not blind", "open": "Whether a decoder is as blind is open"}
+_KINDS = {"learned": "learned positions", "sinusoidal": "sinusoids", "none": "no positions"}
+_STARTS = {"small": "N(0, 0.02)", "Glorot": "Glorot's start"}
+
+
+def _text(start: str, positions: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
     """A decoder of characters: its loss, what shuffling does to it, and whether its states tell the position."""
-    model = character_model(dataclasses.replace(BASE, positions=positions), seed)
+    config, started = (PAPER, started_as_in_the_paper) if start == "Glorot" else (BASE, character_model)
+    model = started(dataclasses.replace(config, positions=positions), seed)
     learnt = learn_characters(model, seed=seed, recipe=recipe_of(steps), n_held_out=n_held_out)
     tokens = torch.cat([batch[0] for batch in held_out(n=n_held_out)])
     return {
-        "positions": positions, "seed": seed, "loss": learnt.loss, "moved": _moved(model, tokens, seed), "probed": _probed(model, tokens[:32], seed),
+        "start": start, "positions": positions, "seed": seed, "loss": learnt.loss, "moved": _moved(model, tokens, seed), "probed": _probed(model, tokens[:32], seed),
         "n_parameters": learnt.n_parameters, "flops": learnt.flops,
     }  # fmt: skip
 
@@ -189,7 +213,7 @@ def _equivariance_error(model: torch.nn.Module, seed: int) -> float:
 
 def _text_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "Every decoder of characters.", positions=("", "kind of positions"), seed=("", "of weights and data"),
+        frame, "Every decoder of characters.", start=("", "of the weights: small, N(0, 0.02), or Glorot's"), positions=("", "kind of positions"), seed=("", "of weights and data"),
         loss=("nats per character", "on held-out prose, behind the last step"),
         moved=("1", "total variation of its predictions when the characters before the last are shuffled, mean over windows"),
         probed=("1", "accuracy of a linear probe for the quarter of the window, on windows that it was not fitted to"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from analyses._contract import table
 from analyses._reading import whole
 from analyses.studies._contract import Budget, Study, Tables
-from analyses.studies._effects import Effect
+from analyses.studies._effects import EFFECTS, Effect
 from analyses.studies._verdict import Prediction
 from model import Transformer, load_model
 from model.zoo._prose import chunks, halves
@@ -24,6 +24,9 @@ from reports import Figure, Lines, Series, Table
 
 ABLATED_LENGTH = 24
 """tokens of the windows on which heads are silenced"""
+READ, WRITTEN = "overlap of what queries read, above chance", "overlap of what is written, above chance"
+"""of heads that share no keys and values; with `GROUP` behind it, of those that share them"""
+GROUP = ", heads that share keys and values"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +36,20 @@ class HeadSubspaces(Study):
     question: ClassVar[str] = "How do heads handle different subspaces?"
     popular: ClassVar[str] = "Each attends to another subspace; concatenation and a linear map combine them."
     predictions: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(
-            says="heads read from different subspaces", quantity="overlap of what is read, above chance", relation="<", threshold=0.02
-        ),
-        Prediction(
-            says="heads write into different subspaces", quantity="overlap of what is written, above chance", relation="<", threshold=0.02
-        ),
+        Prediction(says="queries of heads read from different subspaces", quantity=READ, relation="<", threshold=0.02),
+        Prediction(says="heads write into different subspaces", quantity=WRITTEN, relation="<", threshold=0.02),
         Prediction(says="heads look at different places", quantity="divergence between patterns", relation=">", threshold=0.1, unit="nats"),
-        Prediction(
-            says="a linear map of the concatenation combines them", quantity="error of the sum over heads", relation="<", threshold=1e-5
-        ),
-    )
+        Prediction(says="a linear map of the concatenation combines them", quantity="error of the sum over heads", relation="<", threshold=1e-5),
+    )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(
-            says="the heads matter to the model", quantity="loss without a layer's heads", relation=">", threshold=0.02, unit="nats"
+            says="the heads of some layer matter to the model", quantity="largest loss without a layer's heads", relation=">", threshold=0.02, unit="nats"
         ),
     )
     method: ClassVar[str] = (
         "A trained decoder and held-out prose. Overlap: tr(P_a P_b)/d_head, the mean squared cosine of the principal angles, between the subspaces that two "
-        "heads of a layer read from (rows of W_Q) or write into (rows of W_O), mean over pairs; chance is d_head/d_model, the overlap of random subspaces. "
-        "Intervals are over layers. Divergence: Jensen-Shannon, between the rows of two heads of a layer, mean over rows, pairs and layers, at most ln 2 = "
+        "heads of a layer have for their queries (rows of W_Q) or write into (rows of W_O), mean over pairs that share no keys and values, and beside it over those "
+        "that share them (grouped queries); chance is d_head/d_model, the overlap of random subspaces. Intervals are over layers. Divergence: Jensen-Shannon, between the rows of two heads of a layer, mean over rows, pairs and layers, at most ln 2 = "
         "0.69; the interval is over windows. Sum over heads: Σ_h z_h W_O[h] + b against what attention adds, over the largest value. Beside them the rise of "
         "the loss when one head, or all heads of a layer, are silenced (z set to 0)."
     )
@@ -60,7 +57,7 @@ class HeadSubspaces(Study):
         "one trained decoder (SmolLM2-135M-Instruct; at smoke the 0.6 M-parameter decoder of characters that ships with prosect)"
     )
     limits: ClassVar[str] = (
-        "One model. Overlap of subspaces says which directions are used, not what is written along them, and directions that all heads share may carry what "
+        "One model, in which heads of a group share keys and values; keys and values themselves are not compared. Overlap of subspaces says which directions are used, not what is written along them, and directions that all heads share may carry what "
         "all need. Silencing by zero takes a head out of its usual range."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -86,19 +83,25 @@ class HeadSubspaces(Study):
         model = load_model(self.decoder)
         tokens = torch.tensor(model.tokenizer.encode(halves()[1]))
         pairs, chance = _overlaps(model), model.config.d_head / model.config.d_model
-        by_layer = pairs.groupby("layer")[["read", "written"]].mean()
+        by_layer = {shared: of.groupby("layer")[["read", "written"]].mean() - chance for shared, of in pairs.groupby("shared")}
         windows = chunks(tokens[: self.n_windows * self.length], batch=4, length=self.length)
         apart, error = _apart(model, windows)
         silenced = _silenced(model, chunks(tokens[: self.n_ablated * ABLATED_LENGTH], batch=self.n_ablated, length=ABLATED_LENGTH)[0])
-        one = silenced[silenced["head"] >= 0].groupby("layer").rise.agg(["mean", "sum"])
+        one, alone = silenced[silenced["head"] >= 0].groupby("layer").rise.agg(["mean", "sum"]), silenced[silenced["head"] >= 0].rise
         every = silenced[silenced["head"] < 0].set_index("layer").rise
         effects = [
-            Effect.over_examples("overlap of what is read, above chance", by_layer["read"] - chance, seed=self.seed),
-            Effect.over_examples("overlap of what is written, above chance", by_layer.written - chance, seed=self.seed),
+            *(
+                Effect.over_examples(name + (GROUP if shared else ""), of[column], seed=self.seed)
+                for shared, of in by_layer.items() for column, name in (("read", READ), ("written", WRITTEN))
+            ),
             Effect.over_examples("divergence between patterns", apart.groupby("window").divergence.mean(), "nats", seed=self.seed),
             Effect.exact("error of the sum over heads", error),
             Effect.over_examples("loss without a layer's heads", every, "nats", seed=self.seed),
+            Effect.exact("median loss without a layer's heads", float(every.median()), "nats"),
+            Effect.exact("largest loss without a layer's heads", float(every.max()), "nats"),
             Effect.over_examples("loss without one head", one["mean"], "nats", seed=self.seed),
+            Effect.exact("median loss without one head", float(alone.median()), "nats"),
+            Effect.exact("largest loss without one head", float(alone.max()), "nats"),
             Effect.over_examples("loss without a layer's heads minus the sum without each", every - one["sum"], "nats", seed=self.seed),
             Effect.exact("chance", chance),
             Effect.exact("largest overlap of what two heads write", float(pairs.written.max())),
@@ -111,37 +114,44 @@ class HeadSubspaces(Study):
         return effects, tables
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        read, written, apart, chance, one, every = (
+        apart, chance, one, worst_head, layer, worst_layer = (
             effects[name].estimate
             for name in (
-                "overlap of what is read, above chance", "overlap of what is written, above chance", "divergence between patterns", "chance",
-                "loss without one head", "loss without a layer's heads",
+                "divergence between patterns", "chance", "median loss without one head", "largest loss without one head", "median loss without a layer's heads",
+                "largest loss without a layer's heads",
             )
         )  # fmt: skip
+        read, written, *grouped = (chance + effects[name].estimate for name in (READ, WRITTEN, READ + GROUP, WRITTEN + GROUP) if name in effects)
+        adds = self.predictions[-1].outcome(effects["error of the sum over heads"]) == "holds"
         return (
-            f"What heads of a layer read overlaps by {chance + read:.2f} and what they write by {chance + written:.2f}, "
-            f"where random subspaces overlap by {chance:.2f}. Their patterns are {apart:.2f} nats apart, and their sum is what attention adds. Without one head "
-            f"the loss rises by {one:.3f} nats, without all of a layer by {every:.2f}."
+            f"Subspaces of two heads of a layer that share no keys and values overlap by {read:.2f} where queries read and by {written:.2f} where heads write"
+            f"{' ({:.2f} and {:.2f} of heads that share them)'.format(*grouped) if grouped else ''}; random subspaces overlap by {chance:.2f}. Patterns of two heads differ by "
+            f"{apart:.2f} nats, of 0.69 at most, and the heads' sum is {'' if adds else 'not '}what attention adds. Silencing one head raises the loss by {one:.3f} nats in the "
+            f"median and {worst_head:.2f} at most, silencing all of a layer by {layer:.3f} and {worst_layer:.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         pairs, patterns, silenced = (tables[name].frame for name in ("pairs", "patterns", "silenced"))
-        by_layer = pairs.groupby("layer")[["read", "written", "chance"]].mean()
+        by_layer = pairs.groupby(["shared", "layer"])[["read", "written"]].mean()
+        chance = float(pairs.chance.iloc[0])
+        means = {shared: by_layer.loc[shared].mean() for shared in by_layer.index.unique("shared")}
+        above = tables[EFFECTS].frame.set_index("quantity").loc[[READ, WRITTEN]]
+        queries, writing = ("more" if low > 0 else "fewer" if high < 0 else "about as many" for low, high in zip(above.low, above.high, strict=True))
         rise = np.sort(silenced[silenced["head"] >= 0].rise.to_numpy())[::-1]
         return (
             Lines(
-                name="overlap", title="Heads of a layer share more directions than random subspaces would" if float((by_layer.written - by_layer.chance).mean()) > 0
-                else "Heads of a layer share fewer directions than random subspaces would",
-                caption="Overlap of the subspaces of two heads of a layer, mean over pairs: 1 where they are the same.",
-                alt=f"Read {by_layer['read'].mean():.3f}, written {by_layer.written.mean():.3f}, chance {by_layer.chance.mean():.3f}, means over layers.",
-                x=by_layer.index.to_numpy(float), series={
-                    "read (W_Q)": Series(y=by_layer["read"].to_numpy()), "written (W_O)": Series(y=by_layer.written.to_numpy()),
-                    "random subspaces": Series(y=by_layer.chance.to_numpy()),
-                }, x_label="layer", y_label="overlap",
+                name="overlap", title=f"Directions that two heads share, against random subspaces: queries {queries}, written {writing}",
+                caption="Overlap of the subspaces of two heads of a layer, mean over pairs: 1 where they are the same. A group of heads shares keys and values.",
+                alt="; ".join(f"{'one group' if shared else 'no shared keys'}: queries {of['read']:.3f}, written {of.written:.3f}" for shared, of in means.items())
+                + f"; chance {chance:.3f}, means over layers.",
+                x=by_layer.loc[False].index.to_numpy(float), series={
+                    f"{name}{', one group' if shared else ''}": Series(y=by_layer.loc[shared][column].to_numpy())
+                    for column, name in (("read", "queries (W_Q)"), ("written", "written (W_O)")) for shared in means
+                } | {"random subspaces": Series(y=np.full(len(by_layer.loc[False]), chance))}, x_label="layer", y_label="overlap",
             ),
             Lines(
-                name="patterns", title=f"Heads of a layer look at places {patterns.divergence.mean():.2f} nats apart",
-                caption=f"Jensen-Shannon divergence between the patterns of two heads, mean over pairs and {self.n_windows} windows; ln 2 = 0.69 is the most.",
+                name="patterns", title=f"Patterns of two heads of a layer differ by {patterns.divergence.mean():.2f} nats (ln 2 = 0.69 at most)",
+                caption=f"Jensen-Shannon divergence between the patterns of two heads, mean over pairs and {self.n_windows} windows.",
                 alt=f"From {patterns.divergence.min():.2f} to {patterns.divergence.max():.2f}.", x=patterns.layer.to_numpy(float),
                 series={"divergence": Series(y=patterns.divergence.to_numpy())}, x_label="layer", y_label="nats",
             ),
@@ -156,12 +166,14 @@ class HeadSubspaces(Study):
 
 @torch.no_grad()
 def _overlaps(model: Transformer) -> pd.DataFrame:
-    """Every pair of heads of a layer: what they read from and write into."""
-    rows = []
+    """Every pair of heads of a layer: what their queries read from and what they write into, and whether they share keys and values."""
+    rows, group = [], model.config.n_heads // model.config.n_kv_heads
     for layer in range(model.n_layers):
         read, written = subspace_overlap(model.W_Q[layer].mT), subspace_overlap(model.W_O[layer])
         for a, b in zip(*np.triu_indices(model.n_heads, 1), strict=True):
-            rows.append({"layer": layer, "a": int(a), "b": int(b), "read": float(read[a, b]), "written": float(written[a, b])})
+            rows.append({
+                "layer": layer, "a": int(a), "b": int(b), "shared": bool(a // group == b // group), "read": float(read[a, b]), "written": float(written[a, b]),
+            })  # fmt: skip
     return pd.DataFrame(rows).assign(chance=model.config.d_head / model.config.d_model)
 
 
@@ -193,7 +205,8 @@ def _silenced(model: Transformer, batch: tuple[Tensor, Tensor]) -> pd.DataFrame:
 
 def _pairs_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "Every pair of heads of a layer.", layer=("", "block"), a=("", "one head"), b=("", "the other"), read=("1", "overlap of what they read from, rows of W_Q"),
+        frame, "Every pair of heads of a layer.", layer=("", "block"), a=("", "one head"), b=("", "the other"),
+        shared=("", "have they the same keys and values?"), read=("1", "overlap of what their queries read from, rows of W_Q"),
         written=("1", "overlap of what they write into, rows of W_O"), chance=("1", "overlap of random subspaces, d_head/d_model"),
     )  # fmt: skip
 

@@ -23,13 +23,16 @@ from model import TransformerConfig
 from model.training import CausalLM, token_loss
 from model.training.layers import norms
 from probes import record
-from reports import Bars, Figure, Lines, Series, Table
+from reports import Figure, Lines, Series, Table
 
-PLACES = {"before": "norm before each sub-layer", "after": "norm after each sum", "none": "no norm"}
+PLACES = {"before": "norms before", "after": "norms after", "none": "without norms"}
+"""before the sub-layers, or after the sums"""
 DEPTH = 12
 """blocks of the networks that are looked at before the first step"""
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """peak learning rates"""
+LOWER = f"up to {RATES[-2]:g}"
+"""the rates without the largest, at which a training fails or does not"""
 WORST = math.log(PAPER.d_vocab)
 """nats per character of a uniform guess: what a training counts as that ends above it, or in numbers that are not finite"""
 
@@ -41,8 +44,8 @@ class NormsAndResiduals(Study):
     question: ClassVar[str] = "What are LayerNorm and residuals for?"
     popular: ClassVar[str] = "LayerNorm stabilises training; residuals prevent vanishing gradients."
     predictions: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(says="with norms the gradient vanishes without residuals", quantity="decades lost without residuals, with norms", relation=">", threshold=1.0, unit="decades"),
-        Prediction(says="without norms, too", quantity="decades lost without residuals, without norms", relation=">", threshold=1.0, unit="decades"),
+        Prediction(says="with norms before the sub-layers the gradient vanishes without residuals", quantity="decades the gradient shrinks, norms before, without residuals", relation=">", threshold=1.0, unit="decades"),
+        Prediction(says="without norms, too", quantity="decades the gradient shrinks, without norms, without residuals", relation=">", threshold=1.0, unit="decades"),
         Prediction(says="norms before the sub-layers make the learning rate matter less", quantity="sensitivity taken by norms before", relation=">", threshold=0.02, unit="nats"),
         Prediction(says="norms after the sums make it matter less", quantity="sensitivity taken by norms after", relation=">", threshold=0.02, unit="nats"),
     )  # fmt: skip
@@ -50,15 +53,18 @@ class NormsAndResiduals(Study):
         Prediction(says="with norms before, the best learning rate beats the bigram", quantity="best minus bigram", relation="<", threshold=0.0, unit="nats"),
     )  # fmt: skip
     method: ClassVar[str] = (
-        f"Residual connections or none × norms before, after, or none, from Glorot's start. Gradient: ‖∂L/∂θ‖ of the first of {DEPTH} blocks before the "
-        "first step, in fp64; decades lost: log10 of with over without residual connections. Stability: four blocks with residual connections are "
-        f"trained at {len(RATES)} learning rates; sensitivity is the mean over them of the final held-out loss minus that at the best (Wortsman et al. 2023), "
-        "where a training that ends above a uniform guess counts as one."
+        "Residual connections or none × norms before the sub-layers, after the sums, or none, from Glorot's start. Gradient: ‖∂L/∂θ‖ of each of "
+        f"{DEPTH} blocks before the first step, in fp64; decades it shrinks: log10 of the last block's over the first's, below 0 where it grows on its way back. "
+        f"Stability: four blocks with residual connections are trained at {len(RATES)} learning rates; sensitivity is the mean over them of the final "
+        "held-out loss minus that at the best (Wortsman et al. 2023), where a training that ends above a uniform guess has failed and counts as a guess; "
+        f"beside it the same over the rates {LOWER}."
     )
-    scale: ClassVar[str] = "0.2 M parameters, d_model = 64, windows of 32 characters"
+    scale: ClassVar[str] = (
+        f"trained: 4 blocks, 0.2 M parameters, 200 updates (240 at full) of 16 windows of 32 characters; before the first step: {DEPTH} blocks, 0.6 M parameters; d_model = 64"
+    )
     limits: ClassVar[str] = (
         "Learning rates over a factor of 30, with the warm-up, the clipping and the cosine of all studies; norms also do other things (they bound what a "
-        "later block reads). Glorot's start is a particular size of the weights, and without norms everything depends on it."
+        "later block reads). Glorot's start is one size of the weights, and no other is tried."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Ba et al. 2016, Layer Normalization",
@@ -86,47 +92,54 @@ class NormsAndResiduals(Study):
         arms = pd.DataFrame(
             each(_trained, [(place, rate, seed, self.steps, self.n_held_out) for seed in seeds for place in PLACES for rate in RATES])
         )
-        lost = {place: _decades_lost(starts[(starts.norm == place) & (starts.block == 1)]) for place in PLACES}
         loss = arms.pivot(index="seed", columns=["norm", "rate"], values="loss")
-        sensitivity = {place: loss[place].mean(axis=1) - loss[place].min(axis=1) for place in PLACES}
+        failed = arms.pivot(index="seed", columns=["norm", "rate"], values="diverged")["none"].astype(float)
+        rates = {"": list(RATES), f", {LOWER}": list(RATES[:-1])}
+        sensitivity = {(place, over): _sensitivity(loss[place][some]) for place in PLACES for over, some in rates.items()}
         effects = [
-            Effect.over_seeds("decades lost without residuals, with norms", lost["before"], "decades"),
-            Effect.over_seeds("decades lost without residuals, with norms after", lost["after"], "decades"),
-            Effect.over_seeds("decades lost without residuals, without norms", lost["none"], "decades"),
             *(
-                Effect.over_seeds(f"sensitivity taken by norms {place}", sensitivity["none"] - sensitivity[place], "nats")
-                for place in ("before", "after")
+                Effect.over_seeds(_shrinks(place, residual), _decades(starts[(starts.norm == place) & (starts.residual == residual)]), "decades")
+                for place in PLACES for residual in (False, True)
             ),
-            *(Effect.over_seeds(f"sensitivity, {PLACES[place]}", sensitivity[place], "nats") for place in PLACES),
+            *(
+                Effect.over_seeds(f"sensitivity taken by norms {place}{over}", sensitivity["none", over] - sensitivity[place, over], "nats")
+                for over in rates for place in ("before", "after")
+            ),
+            *(Effect.over_seeds(f"sensitivity, {PLACES[place]}{over}", sensitivity[place, over], "nats") for over in rates for place in PLACES),
+            Effect.over_seeds(f"fail without norms at {RATES[-1]:g}", failed[RATES[-1]], within=(0, 1)),
+            Effect.over_seeds(f"fail without norms {LOWER}", failed[list(RATES[:-1])].mean(axis=1), within=(0, 1)),
             *(
                 Effect.over_seeds(f"lost at the best rate, norms {place}", loss[place].min(axis=1) - loss["none"].min(axis=1), "nats")
                 for place in ("before", "after")
             ),
             Effect.over_seeds("best minus bigram", loss["before"].min(axis=1) - bigram(n=self.n_held_out), "nats"),
-        ]
+        ]  # fmt: skip
         return effects, {"starts": _starts_table(starts), "arms": _arms_table(arms)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        with_, without = (effects[f"decades lost without residuals, {norms}"].estimate for norms in ("with norms", "without norms"))
-        before, after, none = (effects[f"sensitivity, {PLACES[place]}"].estimate for place in PLACES)
-        cost_before, cost_after = (effects[f"lost at the best rate, norms {place}"].estimate for place in ("before", "after"))
+        found = {name: effect.estimate for name, effect in effects.items()}
+        bare, before = ([_way(found[_shrinks(place, residual)]) for residual in (False, True)] for place in ("none", "before"))
+        over, lower = ([found[f"sensitivity, {PLACES[place]}{rates}"] for place in PLACES] for rates in ("", f", {LOWER}"))
+        best = [found[f"lost at the best rate, norms {place}"] for place in ("before", "after")]
         return (
-            f"Without residual connections the first of {DEPTH} blocks has {10**-with_:.2g} times the gradient where there are norms before the sub-layers, and "
-            f"{10**-without:.1e} times where there are no norms. Over the learning rates the loss is on average {before:.2f} nats above that at the best with norms "
-            f"before, {after:.2f} with norms after, {none:.2f} without; each at its best rate, norms before end {cost_before:+.2f} nats from none, norms after {cost_after:+.2f}."
+            f"From the last of {DEPTH} blocks back to the first, without norms, the gradient {bare[0]} decades without residual connections and {bare[1]} with them; with norms before "
+            f"the sub-layers it {before[0]} without and {before[1]} with them. Over the learning rates the loss is on average {over[0]:.2f} nats above that at the best with norms before, "
+            f"{over[1]:.2f} with norms after, {over[2]:.2f} without norms, where {found[f'fail without norms at {RATES[-1]:g}']:.0%} of the trainings fail at {RATES[-1]:g} and "
+            f"{found[f'fail without norms {LOWER}']:.0%} {LOWER}; over the rates {LOWER} it is {lower[0]:.2f}, {lower[1]:.2f} and {lower[2]:.2f}. Each at its best rate, norms before end "
+            f"{_off(best[0])} and norms after {_off(best[1])} those without."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         starts, arms = tables["starts"].frame, tables["arms"].frame
         loss = arms.groupby(["rate", "norm"]).loss.agg(["mean", "min", "max"]).unstack("norm")
-        first = np.log10(starts[starts.block == 1].groupby(["norm", "residual"]).gradient.mean())
-        labels = [f"{PLACES[place]}, {'with' if residual else 'without'} skips" for place, residual in first.index]
-        best = loss["mean"].min()
+        gradient = np.exp(np.log(starts.gradient).groupby([starts.norm, starts.residual, starts.block]).mean()).unstack(["norm", "residual"])
+        arm = {(place, residual): f"{PLACES[place]}, {'with' if residual else 'no'} skips" for place, residual in gradient.columns}
+        rate, place = loss["mean"].stack().idxmin()
         return (
             Lines(
-                name="rates", title=f"{PLACES[best.idxmin()].capitalize()} reaches the lowest loss",
-                caption=f"Held-out loss by the peak learning rate, four blocks with residual connections, mean of {self.n_seeds} seeds with the smallest and "
-                f"largest. {WORST:.2f} is a uniform guess.",
+                name="rates", title=f"The lowest loss: {loss['mean'][place][rate]:.2f} nats, {PLACES[place]}, at a learning rate of {rate:g}",
+                caption=f"Held-out loss by the peak learning rate, four blocks with residual connections, norms before the sub-layers or after the sums; mean of "
+                f"{self.n_seeds} seeds with the smallest and largest. {WORST:.2f} is a uniform guess.",
                 alt="; ".join(f"{PLACES[place]}: {', '.join(f'{value:.2f}' for value in loss['mean'][place])}" for place in PLACES), x=loss.index.to_numpy(float),
                 series={
                     PLACES[place]: Series(y=loss["mean"][place].to_numpy(), low=loss["min"][place].to_numpy(), high=loss["max"][place].to_numpy())
@@ -134,11 +147,12 @@ class NormsAndResiduals(Study):
                 },
                 x_label="peak learning rate", y_label="nats per character", log_x=True, markers=True,
             ),
-            Bars(
-                name="gradient", title="What reaches the first of twelve blocks",
-                caption=f"log10 of ‖∂L/∂θ‖ of the first block before the first step, mean of {self.n_seeds} seeds.",
-                alt=", ".join(f"{label}: 10^{value:.1f}" for label, value in zip(labels, first, strict=True)), labels=labels, values=first.to_numpy(),
-                unit="decades", signed=True,
+            Lines(
+                name="gradient", title=f"The gradient of each of {DEPTH} blocks before the first step",
+                caption=f"‖∂L/∂θ‖ of every block, geometric mean of {self.n_seeds} seeds; skips: residual connections.",
+                alt="; ".join(f"{arm[one]}: {gradient[one].iloc[0]:.2g} in the first, {gradient[one].iloc[-1]:.2g} in the last" for one in arm),
+                x=gradient.index.to_numpy(float), series={arm[one]: Series(y=gradient[one].to_numpy()) for one in arm},
+                x_label="block", y_label="norm of the gradient", log_y=True, markers=True,
             ),
         )  # fmt: skip
 
@@ -176,10 +190,39 @@ def _trained(place: str, rate: float, seed: int, steps: int, n_held_out: int) ->
     return {**arm, "loss": min(loss, WORST), "diverged": loss > WORST, "n_parameters": n_parameters, "flops": learnt.flops}
 
 
-def _decades_lost(first: pd.DataFrame) -> pd.Series:
-    """log10 of the first block's gradient with residual connections over that without, by seed."""
-    gradient = first.pivot(index="seed", columns="residual", values="gradient")
-    return np.log10(gradient[True] / gradient[False])
+def _shrinks(place: str, residual: bool) -> str:
+    return f"decades the gradient shrinks, {PLACES[place]}, {'with' if residual else 'without'} residuals"
+
+
+def _decades(blocks: pd.DataFrame) -> pd.Series:
+    """log10 of the last block's gradient over the first's, by seed: above 0 where it shrinks on its way back.
+
+    >>> _decades(pd.DataFrame({"seed": [0, 0, 0], "block": [1, 2, 3], "gradient": [0.01, 0.1, 1.0]})).round(6).tolist()
+    [2.0]
+    """
+    gradient = blocks.pivot(index="seed", columns="block", values="gradient")
+    return np.log10(gradient[gradient.columns.max()] / gradient[gradient.columns.min()])
+
+
+def _sensitivity(loss: pd.DataFrame) -> pd.Series:
+    """By seed: the mean over the learning rates, the columns, of the loss minus the least (Wortsman et al. 2023).
+
+    >>> _sensitivity(pd.DataFrame({0.001: [2.0, 1.0], 0.01: [4.0, 1.0]})).tolist()
+    [1.0, 0.0]
+    """
+    return loss.mean(axis=1) - loss.min(axis=1)
+
+
+def _way(decades: float) -> str:
+    """
+    >>> _way(4.02), _way(-0.31)
+    ('shrinks by 4.0', 'grows by 0.3')
+    """
+    return f"{'shrinks' if decades > 0 else 'grows'} by {abs(decades):.1f}"
+
+
+def _off(nats: float) -> str:
+    return f"{abs(nats):.2f} nats {'above' if nats > 0 else 'below'}"
 
 
 def _starts_table(frame: pd.DataFrame) -> Table:

@@ -12,7 +12,7 @@ import torch
 
 from analyses._contract import table
 from analyses._flops import flops_crossover, forward_flops
-from analyses._scaling_fit import fit_quadratic
+from analyses._scaling_fit import bootstrap_fits, fit_quadratic, percentile_interval
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
@@ -25,6 +25,10 @@ LENGTHS = (32, 64, 128, 256, 512)
 BATCH = 8
 SHORT, LONG = 128, 512
 D_MODEL = 128
+TOGETHER = "LSTM's chain over the Transformer's, its layers together"
+EXCEEDS = "length from which the quadratic part of the time exceeds the linear"
+BEYOND = 1e6
+"""tokens that stand for a length never reached, where the fit has no quadratic part"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Efficiency(Study):
         Prediction(says="fewer of its products wait for one another than an LSTM's", quantity="LSTM's chain over the Transformer's", relation=">", threshold=1.2),
         Prediction(says="so it learns from a token of 128 in less time", quantity="LSTM's time over the Transformer's at 128", relation=">", threshold=1.1),
         Prediction(says="and from a token of 512", quantity="LSTM's time over the Transformer's at 512", relation=">", threshold=1.1),
-        Prediction(says="most of its products at 512 tokens are attention's", quantity="attention's share at 512", relation=">", threshold=0.5),
+        Prediction(says="most of the operations of its products at 512 tokens are attention's", quantity="attention's share at 512", relation=">", threshold=0.5),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="the times repeat", quantity="spread of the times", relation="<", threshold=0.25),
@@ -50,12 +54,14 @@ class Efficiency(Study):
     method: ClassVar[str] = (
         f"A Transformer of two blocks of width {D_MODEL} and a two-layer LSTM with as many weights learn (forward and backward pass) from {BATCH} sequences "
         "of random characters: CPU seconds of one thread, ratios within rounds. Chain: the longest run of matrix products of which each needs the one "
-        "before, counted on autograd's graph for 128 tokens, the LSTM's recurrence in the open. Attention's share: of the matrix products of the "
-        "blocks, by formula, all pairs. The Transformer's time per sequence is fitted as c + a·n + b·n², without negative parts."
+        "before, counted on autograd's graph for 128 tokens, the LSTM's recurrence in the open and as torch computes it, layer by layer; were a layer to "
+        "begin with what the one below has of the first tokens, n tokens would take n + 1 products per layer above the first + 1 for the unembedding, by formula. "
+        "Attention's share: of the operations of the matrix products of the blocks, by formula, all pairs; scores and weighted sums are attention's, "
+        "its projections are not. The Transformer's time is fitted as c + a·n + b·n², without negative parts, interval by bootstrap over rounds."
     )
     scale: ClassVar[str] = f"0.4 M parameters, {BATCH} sequences of 32 to 512 tokens, one CPU thread"
     limits: ClassVar[str] = (
-        f"{DEPENDS} With thousands of threads the chain decides and the LSTM waits; the study shows the work and the chain apart, not a graphics card. Neither "
+        f"{DEPENDS} Work and chain are measured apart: how they add up on a graphics card, with thousands of threads, is not shown. Neither "
         "model's quality is compared."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -73,31 +79,36 @@ class Efficiency(Study):
         at = chains.set_index(["model", "length"])["chain"]
         config = rivals(D_MODEL)[0].config
         flops = forward_flops(config, LONG)
-        seconds = times[times.arm.str.startswith("Transformer")].groupby("arm").seconds.median()
-        fit = fit_quadratic(np.array(LENGTHS, dtype=float), np.array([seconds[f"Transformer, {n}"] / BATCH for n in LENGTHS]))
         effects = [
             Effect.exact("LSTM's chain over the Transformer's", at["LSTM", SHORT] / at["Transformer", SHORT]),
+            Effect.exact(TOGETHER, _together(SHORT) / at["Transformer", SHORT]),
             *(measured(f"LSTM's time over the Transformer's at {n}", ratios(times, f"LSTM, {n}", f"Transformer, {n}")) for n in LENGTHS),
             Effect.exact("attention's share at 512", flops.attention / (flops.linear + flops.attention)),
             Effect.exact("LSTM's weights over the Transformer's", sizes[1] / sizes[0]),
-            Effect.exact("length at which attention is half of the products", flops_crossover(config, visible=False), "tokens"),
-            measured("length at which the quadratic part is half of the time", [min(fit.crossover, 1e6)], "tokens"),
+            Effect.exact("length at which attention is half of the operations", flops_crossover(config, visible=False), "tokens"),
+            self._exceeds(times),
             measured("spread of the times", [spread(times)]),
         ]
         return effects, {"chains": _chains_table(chains), "times": times_table(times, f"Forward and backward pass of {BATCH} sequences.")}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        chain, short, long, share, half = (
+        chain, together, short, long, share, half = (
             effects[name].estimate
             for name in (
-                "LSTM's chain over the Transformer's", "LSTM's time over the Transformer's at 128", "LSTM's time over the Transformer's at 512",
-                "attention's share at 512", "length at which attention is half of the products",
+                "LSTM's chain over the Transformer's", TOGETHER, "LSTM's time over the Transformer's at 128", "LSTM's time over the Transformer's at 512",
+                "attention's share at 512", "length at which attention is half of the operations",
             )
         )  # fmt: skip
+        time = effects[EXCEEDS]
         return (
-            f"At 128 tokens the LSTM's chain of dependent products is {chain:.0f} times the Transformer's, yet with as many weights on one thread it takes "
-            f"{short:.2f} of its time, and {long:.2f} at 512 tokens: parallelism pays where there is something to work in parallel. Attention makes {share:.0%} of "
-            f"the products at 512 tokens, and half at {half:.0f} = 6·d_model."
+            f"At 128 tokens the LSTM's chain of dependent products, as torch computes it, layer by layer, is {chain:.1f} times the Transformer's ({together:.1f} times if its "
+            f"layers advanced together). With as many weights, on one thread, it takes {short:.2f} of the Transformer's time at 128 tokens and {long:.2f} at 512. "
+            f"Attention makes {share:.0%} of the operations of the Transformer's products at 512 tokens, and half at {half:.0f}, {half / D_MODEL:.3g}·d_model; "
+            + (
+                f"of its time the part that grows as n² exceeds the one that grows as n from {time.estimate:.0f} tokens [{time.low:.0f}, {time.high:.0f}]."
+                if time.estimate < BEYOND
+                else "its time shows no part that grows as n²."
+            )
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -109,6 +120,9 @@ class Efficiency(Study):
             .micro.quantile([0.25, 0.5, 0.75])
             .unstack()
         )
+        lengths = chains[chains.model == "LSTM"].length
+        runs = {m: chains[chains.model == m].chain.to_numpy(float) for m in ("Transformer", "LSTM")}
+        runs["LSTM, its layers together"] = np.array([_together(n) for n in lengths], dtype=float)
         first = "LSTM" if micro[0.5]["LSTM", LONG] < micro[0.5]["Transformer", LONG] else "Transformer"
         return (
             Lines(
@@ -120,12 +134,22 @@ class Efficiency(Study):
             ),
             Lines(
                 name="chain", title="How many products wait for one another, by length",
-                caption="Longest run of matrix products of which each needs the one before, counted on the graph of a forward pass.",
-                alt="; ".join(f"{m}: {', '.join(map(str, chains[chains.model == m].chain))} at {', '.join(map(str, chains[chains.model == m].length))}" for m in ("Transformer", "LSTM")),
-                x=chains[chains.model == "LSTM"].length.to_numpy(float), series={m: Series(y=chains[chains.model == m].chain.to_numpy(float)) for m in ("Transformer", "LSTM")},
+                caption="Longest run of matrix products of which each needs the one before, counted on the graph of a forward pass, the LSTM's layer by layer; by formula where its layers advance together.",
+                alt="; ".join(f"{m}: {', '.join(f'{y:.0f}' for y in run)} at {', '.join(map(str, lengths))}" for m, run in runs.items()),
+                x=lengths.to_numpy(float), series={m: Series(y=run) for m, run in runs.items()},
                 x_label="tokens", y_label="products in a row", log_x=True, log_y=True, markers=True,
             ),
         )  # fmt: skip
+
+    def _exceeds(self, times: pd.DataFrame) -> Effect:
+        """The length from which the quadratic part of the Transformer's time is the larger one."""
+        n, by_arm = np.array(LENGTHS, dtype=float), times.pivot(index="arm", columns="repeat", values="seconds")
+        costs = by_arm.loc[[f"Transformer, {length}" for length in LENGTHS]].to_numpy()
+        estimate = fit_quadratic(n, np.median(costs, axis=1)).crossover
+        low, high = percentile_interval([fit.crossover for fit in bootstrap_fits(n, costs, seed=self.seed)])
+        low, estimate, high = (min(one, BEYOND) for one in (min(low, estimate), estimate, max(high, estimate)))
+        kind = "measured on this machine: fit to medians, bootstrap"
+        return Effect(quantity=EXCEEDS, estimate=estimate, low=low, high=high, n=self.repeats, unit="tokens", kind=kind)
 
 
 def _times(repeats: int, seed: int) -> pd.DataFrame:
@@ -136,6 +160,11 @@ def _times(repeats: int, seed: int) -> pd.DataFrame:
             tokens = torch.randint(model.config.d_vocab, (BATCH, n), generator=generator)
             passes[f"{name}, {n}"] = learning(model, tokens)
     return timed(passes, repeats, seed)
+
+
+def _together(n: int, n_layers: int = 2) -> int:
+    """The chain of an LSTM whose layers advance together, unembedding included: n steps, one product into each layer above, one out of the last."""
+    return n + (n_layers - 1) + 1
 
 
 def _chains(lengths: tuple[int, ...] = (32, 64, 128)) -> pd.DataFrame:

@@ -29,6 +29,9 @@ USUAL, HIGH = 3e-3, 3e-2
 """peak learning rates"""
 TINY = 1e-3
 """a clipping norm far below every gradient's"""
+MATTERS = 0.02
+"""nats: a smaller gain is not what the popular answer means"""
+DIVERGED = f"share of trainings at {HIGH:g} that end no better than a uniform guess"
 WORST = math.log(PAPER.d_vocab)
 """nats per character of a uniform guess: what a training counts as that ends above it, or in numbers that are not finite"""
 
@@ -40,7 +43,7 @@ class OptimisationTricks(Study):
     question: ClassVar[str] = "Which tricks help optimisation?"
     popular: ClassVar[str] = "Warm-up, gradient clipping, weight decay and dropout raise stability and quality."
     predictions: ClassVar[tuple[Prediction, ...]] = tuple(
-        Prediction(says=f"{trick} lowers the loss{when}", quantity=f"gained by {trick}{at}", relation=">", threshold=0.02, unit="nats")
+        Prediction(says=f"{trick} lowers the loss by more than {MATTERS:g} nats{when}", quantity=f"gained by {trick}{at}", relation=">", threshold=MATTERS, unit="nats")
         for at, when in (("", ""), (f" at {HIGH:g}", " at ten times the rate"))
         for trick in TRICKS.values()
     )
@@ -55,9 +58,9 @@ class OptimisationTricks(Study):
         "the gradient by its own recent size, so that a constant factor on all gradients changes nothing but the ε in its denominator, and "
         "clipping can only act through what varies from step to step."
     )
-    scale: ClassVar[str] = "0.1 M parameters, less than one pass over the text, AdamW with cosine decay"
+    scale: ClassVar[str] = "0.1 M parameters, fewer characters read than the text has, AdamW with cosine decay"
     limits: ClassVar[str] = (
-        "Norms before the sub-layers, clean data, no text read twice: the tricks are for deep models with norms after the sums (warm-up), for outliers in "
+        "Two layers with norms before the sub-layers, clean data, fewer characters read than the text has: the tricks are also used in deep models with norms after the sums (warm-up), for outliers in "
         "data and for half precision (clipping), for long training (weight decay) and for little text (dropout, question 30)."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -91,7 +94,8 @@ class OptimisationTricks(Study):
                 Effect.over_seeds(f"gained by {said} at {HIGH:g}", _gained(design[design.rate == HIGH], trick), "nats")
                 for trick, said in TRICKS.items()
             ),
-            Effect.over_seeds("steps that are clipped at 1", usual[usual["clip"]].groupby("seed").clipped.mean()),
+            Effect.over_seeds("steps that are clipped at 1", usual[usual["clip"]].groupby("seed").clipped.mean(), within=(0, 1)),
+            Effect.over_seeds(DIVERGED, (design[design.rate == HIGH].set_index("seed").loss >= WORST).groupby("seed").mean(), within=(0, 1)),
             Effect.over_seeds(
                 f"gained by clipping every step at {TINY:g}", bare.loss - runs[runs.clip_norm == TINY].set_index("seed").loss, "nats"
             ),
@@ -101,17 +105,19 @@ class OptimisationTricks(Study):
         return effects, {"runs": _runs_table(runs), "gradients": _gradients_table(norms)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        usual = ", ".join(f"{said} {effects[f'gained by {said}'].estimate:+.3f}" for said in TRICKS.values())
-        high = ", ".join(f"{said} {effects[f'gained by {said} at {HIGH:g}'].estimate:+.3f}" for said in TRICKS.values())
-        tiny = effects[f"gained by clipping every step at {TINY:g}"].estimate
-        return f"Gained at a rate of {USUAL:g}, in nats: {usual}; at {HIGH:g}: {high}. Clipping every step to {TINY:g} of norm changes the loss by {-tiny:+.3f}."
+        usual, high = (_told({said: effects[f"gained by {said}{at}"] for said in TRICKS.values()}) for at in ("", f" at {HIGH:g}"))
+        tiny = effects[f"gained by clipping every step at {TINY:g}"]
+        return (
+            f"Nats gained in brackets: at a peak rate of {USUAL:g} the loss is {usual}. At {HIGH:g}, where {effects[DIVERGED].estimate:.0%} of the trainings end no better than a "
+            f"uniform guess, it is {high}. Clipping every step to a norm of {TINY:g}, at {USUAL:g} and without the other tricks, gains {tiny.estimate:+.3f} [{tiny.low:+.3f}, {tiny.high:+.3f}] over no trick at all."
+        )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         effects, norms = tables[EFFECTS].frame.set_index("quantity"), tables["gradients"].frame
         rows = effects.loc[[f"gained by {said}{at}" for said in TRICKS.values() for at in ("", f" at {HIGH:g}")]]
         labels = [f"{said}, {rate:g}" for said in TRICKS.values() for rate in (USUAL, HIGH)]
         best = rows.estimate.idxmax().removeprefix("gained by ")
-        by_step = norms.groupby(["step", "rate"]).norm.mean().unstack("rate")
+        by_step = norms[norms.clip_norm == 1.0].groupby(["step", "rate"]).norm.mean().unstack("rate")
         return (
             Bars(
                 name="gains", title=f"What each trick gains: most is {best}",
@@ -120,7 +126,7 @@ class OptimisationTricks(Study):
                 values=rows.estimate.to_numpy(), low=rows.low.to_numpy(), high=rows.high.to_numpy(), unit="nats per character", signed=True,
             ),
             Lines(
-                name="gradients", title="How large the gradients are that clipping meets", caption="Norm before clipping, mean over all combinations and seeds.",
+                name="gradients", title="How large the gradients are that clipping meets", caption="Norm before clipping, mean over the eight combinations of tricks and all seeds.",
                 alt="; ".join(f"{rate:g}: {by_step[rate].iloc[0]:.2g} at first, {by_step[rate].iloc[-1]:.2g} in the end" for rate in by_step),
                 x=by_step.index.to_numpy(float), series={f"rate {rate:g}": Series(y=by_step[rate].to_numpy()) for rate in by_step}, x_label="step",
                 y_label="norm of the gradient", log_y=True,
@@ -159,7 +165,7 @@ def _trained(arm: _Arm, seed: int, steps: int, n_held_out: int) -> tuple[dict[st
     loss = min(learnt.loss, WORST) if math.isfinite(learnt.loss) else WORST
     norm = learnt.history.gradient_norm
     read = [
-        {"rate": arm.rate, "seed": seed, "step": part["step"], "norm": part["gradient_norm"]}
+        {"rate": arm.rate, "clip_norm": arm.clip_norm, "seed": seed, "step": part["step"], "norm": part["gradient_norm"]}
         for part in in_parts(learnt.history, "gradient_norm")
     ]
     return {**row, "loss": loss, "clipped": float((norm > arm.clip_norm).mean()), "flops": learnt.flops}, read
@@ -169,6 +175,25 @@ def _gained(runs: pd.DataFrame, trick: str) -> pd.Series:
     """Mean loss without a trick minus that with it, by seed."""
     loss = runs.groupby([trick, "seed"]).loss.mean()
     return loss[False] - loss[True]
+
+
+def _told(gained: Mapping[str, Effect]) -> str:
+    """What each trick does to the loss, as far as its interval tells.
+
+    >>> ends = {"a": (0.03, 0.05), "b": (0.01, 0.015), "c": (0.01, 0.03), "d": (-0.03, -0.01), "e": (-0.01, 0.03), "f": (0.021, 0.023)}
+    >>> print(_told({name: Effect(quantity=name, estimate=sum(two) / 2, low=two[0], high=two[1], n=3) for name, two in ends.items()}))
+    lowered by more than 0.02 nats by a (+0.040), f (+0.022); lowered by less than 0.02 nats by b (+0.013); lowered, by more than 0.02 nats or less, by c (+0.020); raised by d (-0.020); not moved for certain by e (+0.010)
+    """
+    more, less, some = f"lowered by more than {MATTERS:g} nats by", f"lowered by less than {MATTERS:g} nats by", f"lowered, by more than {MATTERS:g} nats or less, by"
+    raised, neither = "raised by", "not moved for certain by"
+    found: dict[str, list[str]] = {kind: [] for kind in (more, less, some, raised, neither)}
+    for trick, one in gained.items():
+        if one.low > 0:
+            kind = more if one.low > MATTERS else less if one.high <= MATTERS else some
+        else:
+            kind = raised if one.high < 0 else neither
+        found[kind].append(f"{trick} ({one.estimate:+.3f})")
+    return "; ".join(f"{kind} {', '.join(tricks)}" for kind, tricks in found.items() if tricks)
 
 
 def _runs_table(frame: pd.DataFrame) -> Table:
@@ -183,7 +208,7 @@ def _runs_table(frame: pd.DataFrame) -> Table:
 
 def _gradients_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "The gradients.", rate=("1", "peak learning rate"), seed=("", "of weights and data"), step=("steps", "middle of the steps that are averaged"),
+        frame, "The gradients.", rate=("1", "peak learning rate"), clip_norm=("1", "largest norm, where they are clipped"), seed=("", "of weights and data"), step=("steps", "middle of the steps that are averaged"),
         norm=("1", "norm of the gradient before clipping, mean of these steps"),
     )  # fmt: skip
 

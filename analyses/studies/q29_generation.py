@@ -31,6 +31,8 @@ NEAR = 16
 CONTEXTS = (4, NEAR, 32)
 """tokens that are read before the one that is predicted, beside all of them"""
 BY_CHARACTERS = f"gained from what is more than {NEAR} characters back, character model"
+PASSES = "passes per token with a draft, character model"
+LARGE, SMALL = "parameters of the decoder that writes by rules", "parameters of the character model"
 WRITTEN = "tokens written behind each beginning"
 N_PLACES = 4
 """tokens of every text, in the second half of what follows its beginning, that are predicted so"""
@@ -46,8 +48,8 @@ class Generation(Study):
     popular: ClassVar[str] = "One token at a time, each from those before; drawn, because the likeliest each time repeats itself."
     predictions: ClassVar[tuple[Prediction, ...]] = (
         Prediction(says="a token depends on those before it alone", quantity="change of the logits by what follows", relation="==", threshold=0.0, margin=1e-5),
-        Prediction(says="on all of them", quantity=f"gained from what is more than {NEAR} tokens back", relation=">", threshold=0.02, unit="nats"),
-        Prediction(says="one token at a time: a pass of the model for each", quantity="passes per token with a draft", relation="==", threshold=1.0, margin=0.05),
+        Prediction(says="and on those far back (SmolLM2)", quantity=f"gained from what is more than {NEAR} tokens back", relation=">", threshold=0.02, unit="nats"),
+        Prediction(says="one token at a time: a pass of the model for each (character model)", quantity=PASSES, relation="==", threshold=1.0, margin=0.05),
         Prediction(says="the likeliest each time repeats itself", quantity="rep-4, greedy minus prose", relation=">", threshold=0.1),
         Prediction(says="what is drawn does not", quantity="rep-4, temperature 1 minus prose", relation="<", threshold=0.1),
     )  # fmt: skip
@@ -60,9 +62,9 @@ class Generation(Study):
         "Rules: a trained decoder writes behind the same beginnings of held-out prose by four rules (the likeliest token, top-k 40, top-p 0.95, temperature 1), and stands beside the "
         "prose that follows there, as many tokens of the same tokenizer. Mean log-probability of the new tokens in the model's own distribution, and rep-4: the share of runs of four "
         "tokens that stood in the new text before; paired with the prose behind the same beginning, bootstrap over beginnings. What follows: the largest change of the logits of "
-        "a beginning, over the largest logit, when other prose follows; batch: the same when a text is read alone or among others; cache: the largest "
+        "two beginnings, over the largest logit, when other prose follows; batch: the same of one beginning, read alone or among the others; cache, on one text of each rule: the largest "
         "difference between log-probabilities while writing and in one pass over the whole text. What is far back: the loss of "
-        "tokens of which the model reads all before, or the last 16 alone. Draft, with the character model: the likeliest token each time, written one by one, and with the continuations that "
+        f"tokens of which the model reads all before, or the last {NEAR} alone, by SmolLM2 and, as another reader, in characters by the character model. Draft, with the character model: the likeliest token each time, written one by one, and with the continuations that "
         "an n-gram table of the training prose guesses, four tokens at a time: a pass of the model checks the guess and keeps it as far as it is what the model would write."
     )
     scale: ClassVar[str] = (
@@ -71,7 +73,7 @@ class Generation(Study):
     )
     limits: ClassVar[str] = (
         "One small instruct model that goes on with nineteenth-century prose, without its chat template; 200 tokens, not thousands; end tokens do not end a text and are counted in the table. "
-        "Prose that the model may have read in training. One k, one p, one draw for each beginning. Rep-4 sees loops, not what makes no sense, at which Holtzman et al. also looked. A pass that checks a guess "
+        "Prose that the model may have read in training. One k, one p, one draw for each beginning. What is far back is left out by a text that begins in mid-sentence, which costs something of its own. Rep-4 sees loops, not what makes no sense, at which Holtzman et al. also looked. A pass that checks a guess "
         "reads more tokens, so that fewer passes save time only where a pass costs about the same for one token as for five. Models that fill in a whole text at once (diffusion) are not here."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -106,26 +108,31 @@ class Generation(Study):
         effects = [
             Effect.exact("change of the logits by what follows", _change_by_what_follows(model, texts)),
             self._gained(context, f"gained from what is more than {NEAR} tokens back"),
-            Effect.over_examples("passes per token with a draft", drafts.passes / self.n_characters, seed=self.seed),
+            Effect.over_examples(PASSES, drafts.passes / self.n_characters, seed=self.seed),
             Effect.over_examples("share of tokens that are the same with a draft", drafts.same, seed=self.seed),
             Effect.exact("change of log-probabilities by the cache", cache, "nats"),
             Effect.exact("change of the logits by the batch", _change_by_the_batch(model, texts)),
             Effect.exact(WRITTEN, self.n_new, "tokens"),
+            *(Effect.exact(name, sum(p.numel() for p in one.parameters()), "parameters") for name, one in ((LARGE, model), (SMALL, load_model("chars")))),
             *self._against_prose(rules), self._gained_by_characters(),
         ]  # fmt: skip
         return effects, {"contexts": _contexts_table(context), "drafts": _drafts_table(drafts), "rules": _rules_table(rules)}
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        change, gained, passes = (effects[one.quantity].estimate for one in self.predictions[:3])
-        weak = effects[BY_CHARACTERS].estimate
+        change, gained, passes = (effects[one.quantity] for one in self.predictions[:3])
+        weak, same = effects[BY_CHARACTERS], effects["share of tokens that are the same with a draft"]
+        large, small = (f"{effects[name].estimate / 1e6:.1f} M parameters" for name in (LARGE, SMALL))
+        spared = ": not every token needs a pass of its own" if passes.high < 1 else ""
         greedy, drawn, likelier = (
             effects[name]
             for name in ("rep-4, greedy minus prose", "rep-4, temperature 1 minus prose", "log-probability, greedy minus prose")
         )
         return (
-            f"What follows changes no logit (by {change:.0e}), and what is more than {NEAR} tokens back is worth {gained:.2f} nats ({weak:+.2f} to the character model, in characters). But the same text, token for token, takes "
-            f"{passes:.2f} passes of the model per token when a table of n-grams guesses ahead: one token at a time is a way to write, not a need. Over {effects[WRITTEN].estimate:.0f} tokens behind {greedy.n} "
-            f"beginnings the share of runs of four that come again is, to prose, {greedy.estimate:+.2f} [{greedy.low:+.2f}, {greedy.high:+.2f}] with the likeliest token each time "
+            f"What follows a text changes the logits on it by {change.estimate:.1g} of the largest. What is more than {NEAR} tokens back is worth {gained.estimate:.2f} nats [{gained.low:.2f}, {gained.high:.2f}] to "
+            f"the decoder of {large}; what is more than {NEAR} characters back {weak.estimate:+.3f} [{weak.low:+.3f}, {weak.high:+.3f}] to the character model. Where an n-gram table of its training prose guesses ahead, that "
+            f"character model ({small}, the likeliest each time) takes {passes.estimate:.2f} passes per character, {same.estimate:.0%} of the characters the same as one at a time"
+            f"{spared}. Over {effects[WRITTEN].estimate:.0f} tokens of the first decoder behind {greedy.n} "
+            f"beginnings the share of runs of four that come again is, against prose, {greedy.estimate:+.2f} [{greedy.low:+.2f}, {greedy.high:+.2f}] with the likeliest token each time "
             f"(log-probability {likelier.estimate:+.1f} nats per token) and {drawn.estimate:+.2f} [{drawn.low:+.2f}, {drawn.high:+.2f}] with drawn ones."
         )  # fmt: skip
 
@@ -143,8 +150,8 @@ class Generation(Study):
                 series={self.decoder: Series(y=lengths.loss.to_numpy())}, x_label="tokens read", y_label="nats per token", log_x=True, markers=True,
             ),
             Bars(
-                name="passes", title=f"With guesses to check the text takes {counts.mean():.2f} passes per token",
-                caption=f"Passes of the character model over new tokens, mean of {self.n_drafted} prompts with the smallest and largest.",
+                name="passes", title=f"With guesses to check the character model takes {counts.mean():.2f} passes per token",
+                caption=f"Passes of the character model over new tokens, which are characters, with guesses of an n-gram table of its training prose; mean of {self.n_drafted} prompts with the smallest and largest.",
                 alt=f"One by one 1, with a draft {counts.mean():.2f}.", labels=["one by one", "with a draft"], values=np.array([1.0, counts.mean()]), low=np.array([1.0, counts.min()]),
                 high=np.array([1.0, counts.max()]), unit="passes per token",
             ),

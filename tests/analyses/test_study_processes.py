@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -54,6 +55,15 @@ def test_a_step_that_averages_means_is_found_and_one_that_adds_sums_is_not() -> 
     ((gradient, _),) = q35_hardware._taught([0])
     for ((wrong, _),) in together(averaging, 2, [0]):
         assert q35_hardware._error(wrong, gradient) > 1e-3
+
+
+def test_short_numbers_lose_what_their_spacing_says() -> None:
+    """A bf16 weight m · 2^e, 1 ≤ m < 2, moves by r of itself if r · m > 2^-8; fp16 rounds below 2^-25 to 0."""
+    lost = q35_hardware._rounding(0).set_index(["format", "what", "size"]).lost.sort_index()
+    assert lost["bf16", "updates", 1e-3] == 1 and lost["bf16", "updates", 4e-3] == 0  # below 2^-9, above 2^-8
+    assert lost["fp32", "updates", 1e-5] == 0 and (lost["bf16", "gradients"] == 0).all() and (lost["fp32", "gradients"] == 0).all()
+    for size in q35_hardware.GRADIENTS:
+        assert lost["fp16", "gradients", size] == pytest.approx(math.erf(2**-25 / size / 2**0.5), abs=0.006)
 
 
 def test_a_failure_of_one_ends_all_and_the_next_group_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:

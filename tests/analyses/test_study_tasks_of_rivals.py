@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -12,26 +13,44 @@ from torch import nn
 from analyses._flops import forward_flops
 from analyses.studies import _tasks_pieces
 from analyses.studies._recurrent import operations_per_token, recurrent_twin
+from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._tasks_associations import N_KEYS, Associations, ValueOfKey
 from analyses.studies._tasks_drafts import ngram_draft, write_checked
-from analyses.studies._tasks_masking import BERT, MASK, Corrupted, Following, Hidden
-from analyses.studies._tasks_parity import Bits, Parity
+from analyses.studies._tasks_masking import BERT, ENCODER, MASK, PLACES, PREFIX, Corrupted, Following, Hidden, prefix_lengths
+from analyses.studies._tasks_parity import CONFIG as PARITY
+from analyses.studies._tasks_parity import START, Bits, Parity
 from analyses.studies._tasks_pieces import followed, letters_of, merged, pieces_by
-from analyses.studies._tasks_triggers import ASK, N_CLASSES, N_PLAIN, Class, Triggers, classes, decisive
+from analyses.studies._tasks_triggers import ASK, CONFIG, N_CLASSES, N_PLAIN, Class, Triggers, classes, decisive, learn_triggers
 from analyses.studies._tasks_writing import InTurn, log_probabilities, repeated_runs, write_by_rules
-from analyses.studies._training import BASE
-from analyses.studies.q34_interpretability import _agreement, _auroc
+from analyses.studies._training import BASE, BATCH
+from analyses.studies.q26_efficiency import _together
+from analyses.studies.q28_bert_and_gpt import BEGINNING, N_WRITTEN, _pieces, _write
+from analyses.studies.q34_interpretability import NO_SCORES, WAYS, _agreement, _auroc, _between_seeds
 from model import Sampling, Transformer, generate
+from model.choices import Positions
+from probes import intervene, record
+from probes.product_chain import product_chain
 
 
 def test_parity_is_that_of_every_prefix_and_no_shorter_text_tells_it() -> None:
     tokens, _ = Bits(n_batches=2, batch=2000, length=9, seed=3)[1]
     exercise = Parity()((tokens, None), torch.Generator())
-    assert exercise.answers[:50].tolist() == [[sum(row[: i + 1]) % 2 for i in range(9)] for row in tokens[:50].tolist()]
-    agreement = (exercise.answers[:, -1:] == tokens).double().mean(0)  # of the whole with any one bit
+    bits, answers = tokens[:, 1:], exercise.answers[:, 1:]
+    assert bool((tokens[:, 0] == START).all()) and int(bits.max()) == 1 and exercise.counted[0].tolist() == [False] + 9 * [True]
+    assert answers[:50].tolist() == [[sum(row[: i + 1]) % 2 for i in range(9)] for row in bits[:50].tolist()]
+    agreement = (answers[:, -1:] == bits).double().mean(0)  # of the whole with any one bit
     assert float((agreement - 0.5).abs().max()) < 0.05
     with pytest.raises(IndexError):
         Bits(n_batches=2, batch=1, length=3, seed=3)[2]
+
+
+@pytest.mark.parametrize("positions", ["none", "alibi", "rotary"])
+def test_a_transformer_without_a_table_of_positions_tells_1_from_11_by_the_start_alone(positions: Positions) -> None:
+    model = started_as_in_the_paper(dataclasses.replace(PARITY, positions=positions), 0).double().eval()
+    ones = torch.ones(1, 8, dtype=torch.long)
+    with torch.no_grad():
+        bare, begun = model(ones)[0], model(torch.cat((torch.full((1, 1), START), ones), dim=1))[0, 1:]
+    assert float((bare - bare[0]).abs().max()) < 1e-12 and float((begun[1:] - begun[:-1]).abs().amax(1).min()) > 1e-4
 
 
 def test_a_value_is_told_by_its_own_key_alone() -> None:
@@ -65,6 +84,18 @@ def test_the_yardstick_of_attribution_ranks_as_it_should() -> None:
     assert _auroc(marks, cause) == pytest.approx((0.5 + 2 / 3) / 2)
     assert _agreement(marks, marks**3) == pytest.approx(1) and _agreement(marks, -marks) == pytest.approx(-1)
     assert math.isnan(_agreement(marks, torch.ones(2, 4)))
+    unlike, like = {way: marks for way in WAYS}, {way: -marks for way in WAYS}
+    pairs = _between_seeds([like, like, unlike, like, like])
+    assert [(one["pair"], round(one["agreement"])) for one in pairs[:: len(WAYS)]] == [(0, 1), (1, -1)]  # no model is in two pairs
+
+
+def test_attention_without_scores_is_uniform_and_stays_so() -> None:
+    config = dataclasses.replace(CONFIG, n_layers=1, score_scale=NO_SCORES)
+    learnt, _ = learn_triggers(config, 1, seed=0, steps=5)
+    with torch.no_grad(), record(learnt.model, "blocks.0.attn.pattern") as activations:
+        learnt.model(*Triggers(n_batches=1, batch=4, n_triggers=1, seed=1)[0])
+    (pattern,) = activations.values()
+    assert bool((pattern == pattern[0, 0, 0, 0]).all()) and float((pattern.sum(-1) - 1).abs().max()) < 1e-6
 
 
 class Cycle(nn.Module):
@@ -178,6 +209,46 @@ def test_both_ways_of_asking_want_the_same_character() -> None:
         assert torch.equal(exercise.answers[exercise.counted], batch[0][:, 7])
         assert not (exercise.inputs[0] == batch[0][:, 7:8]).any()
     assert hidden.inputs[0].shape == (2, 20) and left.inputs[0].shape == (2, 8) and following.inputs[0].shape == (2, 7)
+
+
+def test_a_prefix_model_is_asked_as_it_has_learnt() -> None:
+    """The last character of a prefix is read in training as if nothing stood behind it, for every length that is asked for and written behind."""
+    lengths = prefix_lengths(BATCH).tolist()
+    assert set(PLACES) <= set(lengths) and min(lengths) == 4 and max(lengths) == BEGINNING + N_WRITTEN
+    model = started_as_in_the_paper(ENCODER, seed=0).eval()
+    tokens = torch.randint(4, BASE.d_vocab, (BATCH, 31), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), intervene(model, PREFIX):
+        learnt = model(tokens)
+    for row, n in enumerate(lengths):
+        assert torch.allclose(learnt[row, n - 1], model(tokens[row : row + 1, :n])[0, -1], atol=1e-5)
+
+
+class Counting(nn.Module):
+    """Says the number of characters that are no mask, at the last place alone."""
+
+    def forward(self, tokens, mask=None):
+        logits = torch.zeros(*tokens.shape, BASE.d_vocab)
+        logits[torch.arange(len(tokens)), -1, (tokens != MASK).sum(1)] = 1e4
+        return logits
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_what_is_written_is_what_the_model_says_of_the_end(fills: bool) -> None:
+    written = _write(Counting(), 3, seed=0, fills=fills)
+    assert torch.equal(written[:, :BEGINNING], _pieces(3)[:, :BEGINNING]) and written.shape == _pieces(3).shape
+    assert (written[:, BEGINNING:] == torch.arange(BEGINNING, BEGINNING + N_WRITTEN)).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_layers_that_advance_together_wait_for_every_step_and_once_per_layer(n: int) -> None:
+    cells, head = [nn.LSTMCell(3, 3) for _ in range(2)], nn.Linear(3, 5)
+    states = [(torch.zeros(1, 3), torch.zeros(1, 3)) for _ in cells]
+    for _ in range(n):
+        x = torch.zeros(1, 3)
+        for i, cell in enumerate(cells):
+            states[i] = cell(x, states[i])
+            x = states[i][0]
+    assert product_chain(head(x)) == _together(n, n_layers=2)
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 2}, {"d_mlp": 0}])

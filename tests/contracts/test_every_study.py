@@ -13,7 +13,7 @@ import analyses.studies
 from analyses.studies import Effect, Study, studies, verdict_of
 from analyses.studies._cost import COST
 from analyses.studies._effects import EFFECTS
-from reports import Result, content_hash, load_result, page, save_result
+from reports import Bars, Lines, Result, content_hash, load_result, page, save_result
 
 STUDIES = studies()
 FOLDER = Path(analyses.studies.__file__).parent
@@ -77,6 +77,14 @@ def test_a_study_is_drawn_saved_and_shown(study: type[Study], tmp_path: Path) ->
     assert content_hash([back]) == content_hash([result])
     html = page([back], title="t")
     assert 'id="questions"' in html and study.question.replace("'", "&#39;") in html
+
+
+@every
+def test_labels_of_a_study_are_drawn_whole(study: type[Study]) -> None:
+    for figure in at_smoke(study)[0].figures:
+        labels = figure.labels if isinstance(figure, Bars) else figure.series if isinstance(figure, Lines) else ()
+        most = 40 if isinstance(figure, Bars) else 32
+        assert [label for label in labels if len(label) > most] == [], figure.name
 
 
 @every

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from model import Transformer, TransformerConfig
 from probes import record
@@ -18,6 +19,20 @@ def test_planted_sizes() -> None:
     assert saved_bytes(lambda: y.tanh()) == 6 * 4  # its output
     assert saved_bytes(lambda: (y * y, y * y)) == 6 * 4  # one storage, counted once
     assert saved_bytes(lambda: y[:3].exp() + y[3:].exp()) == 2 * 3 * 4
+
+
+def test_of_what_is_computed_again_the_inputs_are_seen() -> None:
+    """torch's checkpoint keeps the input of every part, and nothing else: it is not to be added to what is counted."""
+    parts = nn.ModuleList(nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 5)) for _ in range(3))
+
+    def run(x: torch.Tensor, again: bool) -> None:
+        for part in parts:
+            x = checkpoint(part, x, use_reentrant=False) if again else part(x)
+
+    x = torch.randn(7, 5, requires_grad=True)
+    whole, inputs = (saved_bytes(lambda again=again: run(x, again), without=parts.parameters()) for again in (False, True))
+    assert inputs == 3 * 7 * 5 * 4
+    assert whole == inputs + 3 * 7 * 9 * 4  # what tanh gives, which the second layer reads
 
 
 def passes(n: int, explicit: bool, **changes) -> int:
