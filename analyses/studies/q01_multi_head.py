@@ -76,7 +76,7 @@ class MultiHead(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "longer": 2, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 300, "task_steps": 1100, "longer": 2, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 500, "task_steps": 2000, "longer": 3, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 500, "task_steps": 2000, "longer": 2, "n_held_out": 600},
     }
 
     n_seeds: int = 3
@@ -123,8 +123,8 @@ class MultiHead(Study):
         )  # fmt: skip
         return (
             f"After {self.task_steps} updates one head names {two:.2f} of two ordered sources (a guess: {CHANCE:.2f}): one softmax "
-            f"{'carries two places, by unequal weights' if two > 0.9 else 'does not carry two places'}. Of four it names {four:.2f}, after {self.longer} times as many updates at a "
-            f"rate of {LOWER_RATE:g} in place of {RATE:g} {longer:.2f}; four heads name {heads:.2f}. On text one head ends {loss:+.3f} nats from four of the same width "
+            f"{'carries two places, by unequal weights' if two > 0.9 else 'does not carry two places'}. Of four it names {four:.2f}, and {longer:.2f} after {self.longer} times as many "
+            f"updates at a rate of {LOWER_RATE:g} in place of {RATE:g}; four heads name {heads:.2f}. On text one head ends {loss:+.3f} nats from four of the same width "
             f"together, sixteen {many:+.3f}."
         )
 

@@ -148,8 +148,8 @@ class SeparateQueriesAndKeys(Study):
             )
         )  # fmt: skip
         return (
-            f"With one projection the scores of a head are symmetric, and a head alone that follows a directed relation goes by {-rounds:+.2f} in accuracy (from "
-            f"{separate:.2f} to {shared:.2f}). A model with positions, heads and layers goes by {-left:+.2f} on the left neighbour; on text it ends {loss:+.3f} nats from two "
+            f"With one projection the scores of a head are symmetric; on a directed relation the accuracy of a head alone changes by {0 - rounds:+.2f} (from "
+            f"{separate:.2f} to {shared:.2f}), on the left neighbour that of a model with positions, heads and layers by {0 - left:+.2f}. On text it ends {loss:+.3f} nats from two "
             f"projections ({equal:+.3f} at as many parameters, {reformer:+.3f} with keys of one length and no token looking at itself, as in Reformer)."
         )
 

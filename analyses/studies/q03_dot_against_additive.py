@@ -138,7 +138,7 @@ class DotAgainstAdditive(Study):
         more = effects["rank correlation, additive minus dot"]
         return (
             f"Additive scores take {operations:g} times the operations, whatever n and d_k: of the same order. They take {memory:.2g} times the memory, since n²·d_k values are "
-            f"written out, and {time:.2g} times the time: {share:.0%} of it is the tanh, and without it they would take {rest:.2g} times. Scores of a trained dot product "
+            f"written out, and {time:.2g} times the time: {share:.0%} of it is the tanh, with a copy in its place they take {rest:.2g} times. Scores of a trained dot product "
             f"follow the similarity of the tokens by {dot:+.2f} (1: in full), additive ones by {additive:+.2f} (difference {more.estimate:+.2f}, {more.low:+.2f} to "
             f"{more.high:+.2f}). On text additive scores end {loss:+.3f} nats from scaled dot products; unscaled ones end {unscaled:+.3f} from additive and {above:+.3f} "
             f"from the bigram."

@@ -69,7 +69,7 @@ class ReducedDimension(Study):
     )
     scale: ClassVar[str] = "costs: one block, 256 wide, 256 tokens; text: 0.11 and 0.21 M parameters, windows of 32 characters"
     limits: ClassVar[str] = (
-        f"{DEPENDS} Two learning rates, of which the better is chosen by the loss that is then compared. Divergences are the least that was found, upper "
+        f"{DEPENDS} Two learning rates, of which the better is chosen by the loss that is then compared, and short trainings, in which who learns sooner is ahead. Divergences are the least that was found, upper "
         "bounds of what free queries and keys reach; what those of an input reach is not measured."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -78,7 +78,7 @@ class ReducedDimension(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8, "widths": (2, 8), "repeats": 2},
         "default": {"n_seeds": 4, "steps": 500, "n_held_out": 128, "widths": (2, 4, 8, 16, 32, 64), "repeats": 20},
-        "full": {"n_seeds": 6, "steps": 800, "n_held_out": 600, "widths": (1, 2, 4, 8, 16, 32, 64), "repeats": 50},
+        "full": {"n_seeds": 5, "steps": 600, "n_held_out": 600, "widths": (1, 2, 4, 8, 16, 32, 64), "repeats": 50},
     }
 
     n_seeds: int = 4

@@ -142,7 +142,7 @@ class WarmupAndDropout(Study):
             )
         )  # fmt: skip
         return (
-            f"Without warm-up the loss changes by {post_high:+.2f} nats with norms after the sums at a rate of {HIGH:g}, the highest at which warmed-up models learn, by {post:+.2f} at {LOW:g}, "
+            f"Without warm-up the loss changes by {post_high:+.2f} nats with norms after the sums at a rate of {HIGH:g}, the highest at which models with warm-up learnt in seeds set aside, by {post:+.2f} at {LOW:g}, "
             f"and by {best:+.2f} with either at the better of the two ({with_:g} with, {without:g} without); with norms before the sub-layers by {pre_high:+.2f} at 0.01 and {pre_low:+.2f} at "
             f"0.001. The studies' recipe ends {abs(recipe):.2f} nats {'below' if recipe < 0 else 'above'} the bigram; without decay that changes by {decay:+.2f}. Without dropout, on text of "
             f"which a place is read {readings:.1f} times on average, the loss changes by {dropout:+.2f}."
