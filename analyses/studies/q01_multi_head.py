@@ -123,7 +123,7 @@ class MultiHead(Study):
         )  # fmt: skip
         return (
             f"After {self.task_steps} updates one head names {two:.2f} of two ordered sources (a guess: {CHANCE:.2f}): one softmax "
-            f"{'carries two places, by unequal weights' if two > 0.9 else 'does not carry two places'}. Of four it names {four:.2f}, and {longer:.2f} after {self.longer} times as many "
+            f"{'carries two places, by unequal weights' if two > 0.9 else 'has not learnt to carry two places by then'}. Of four it names {four:.2f}, and {longer:.2f} after {self.longer} times as many "
             f"updates at a rate of {LOWER_RATE:g} in place of {RATE:g}; four heads name {heads:.2f}. On text one head ends {loss:+.3f} nats from four of the same width "
             f"together, sixteen {many:+.3f}."
         )

@@ -46,9 +46,9 @@ def test_no_start_makes_it_worse() -> None:
     def divergence(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return (torch.special.xlogy(pattern, pattern) - pattern * (q @ k.mT).log_softmax(-1)).sum(-1).mean()
 
-    starts = (_by_decomposition(pattern, 3), _drawn(pattern, 3, 0), _on_a_circle(pattern, 3, divergence))
+    starts = (_by_decomposition(pattern, 2), _drawn(pattern, 2, 0), _on_a_circle(pattern, 2, divergence))
     alone = [_descended(divergence, *start, 150) for start in starts]
-    assert low_rank_divergence(pattern, 3) == pytest.approx(min(alone), abs=1e-9)
+    assert low_rank_divergence(pattern, 2) == pytest.approx(min(alone), abs=1e-4) and min(alone) > 0.01  # the last digits are those of the descent
 
 
 def test_what_is_no_pattern_is_refused() -> None:
