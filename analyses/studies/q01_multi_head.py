@@ -75,15 +75,15 @@ class MultiHead(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "longer": 2, "n_held_out": 8},
-        "default": {"n_seeds": 3, "steps": 300, "task_steps": 1100, "longer": 2, "n_held_out": 128},
+        "default": {"n_seeds": 3, "steps": 250, "task_steps": 900, "longer": 2, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 500, "task_steps": 2000, "longer": 2, "n_held_out": 600},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 300
+    steps: int = 250
     """updates of each model of text"""
-    task_steps: int = 1100
+    task_steps: int = 900
     """updates of each model that names its sources"""
     longer: int = 2
     """times as many has the one that is taught at a lower rate"""

@@ -71,15 +71,15 @@ class FeedForwardNetwork(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "pair_steps": 4, "n_held_out": 8},
-        "default": {"n_seeds": 4, "steps": 250, "pair_steps": 800, "n_held_out": 128},
+        "default": {"n_seeds": 3, "steps": 250, "pair_steps": 1000, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 400, "pair_steps": 1200, "n_held_out": 600},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights, of the order of the data, and of the answers"""
     steps: int = 250
     """updates of each language model"""
-    pair_steps: int = 800
+    pair_steps: int = 1000
     """updates of each model that remembers pairs, of 256 pairs each"""
     n_held_out: int = 128
     """held-out pieces of 32 characters"""
