@@ -74,7 +74,7 @@ class RecurrentNetworks(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
-        "default": {"n_seeds": 3, "recall_steps": 700, "steps": 600, "n_held_out": 256},
+        "default": {"n_seeds": 3, "recall_steps": 700, "steps": 400, "n_held_out": 128},
         "full": {"n_seeds": 5, "recall_steps": 1400, "steps": 800, "n_held_out": 600},
     }
 
@@ -82,9 +82,9 @@ class RecurrentNetworks(Study):
     """seeds of weights and of the order of the data; both arms share them"""
     recall_steps: int = 700
     """updates of each network that learns to recall"""
-    steps: int = 600
+    steps: int = 400
     """updates of each network that learns prose"""
-    n_held_out: int = 256
+    n_held_out: int = 128
     """held-out pieces of 32 characters"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
@@ -107,7 +107,7 @@ class RecurrentNetworks(Study):
         effects = [
             Effect.exact("growth of the chain of products, LSTM over Transformer", growth["LSTM"] / growth["Transformer"]),
             *(
-                Effect.over_seeds(f"recall of {n} pairs, Transformer minus LSTM", share["Transformer", n] - share["LSTM", n])
+                Effect.over_seeds(f"recall of {n} pairs, Transformer minus LSTM", share["Transformer", n] - share["LSTM", n], within=(-1, 1))
                 for n in N_PAIRS
             ),
             Effect.over_seeds("loss on prose, LSTM minus Transformer", loss["LSTM"] - loss["Transformer"], "nats"),
@@ -115,13 +115,13 @@ class RecurrentNetworks(Study):
             Effect.exact("operations per token, LSTM over Transformer", fewer),
             *(Effect.exact(f"growth of the chain of products, {arm}", growth[arm]) for arm in ARMS),
             *(
-                Effect.over_seeds(f"recall of {N_PAIRS[-1]} pairs, {arm} minus naming the value read most", share[arm, N_PAIRS[-1]] - counted[N_PAIRS[-1]])
+                Effect.over_seeds(f"recall of {N_PAIRS[-1]} pairs, {arm} minus naming the value read most", share[arm, N_PAIRS[-1]] - counted[N_PAIRS[-1]], within=(-1, 1))
                 for arm in ("LSTM", "RNN")
             ),
             Effect.over_seeds(f"recall of {N_PAIRS[0]} pairs by the Transformer", share["Transformer", N_PAIRS[0]], within=(0, 1)),
             Effect.over_seeds("worse of the two minus bigram", loss[["Transformer", "LSTM"]].max(axis=1) - bigram(n=self.n_held_out), "nats"),
             Effect.exact("growth of the chain of products, RNN over Transformer", growth["RNN"] / growth["Transformer"]),
-            Effect.over_seeds(f"recall of {N_PAIRS[-1]} pairs, Transformer minus RNN", share["Transformer", N_PAIRS[-1]] - share["RNN", N_PAIRS[-1]]),
+            Effect.over_seeds(f"recall of {N_PAIRS[-1]} pairs, Transformer minus RNN", share["Transformer", N_PAIRS[-1]] - share["RNN", N_PAIRS[-1]], within=(-1, 1)),
             Effect.over_seeds("loss on prose, RNN minus Transformer", loss["RNN"] - loss["Transformer"], "nats"),
             Effect.exact("weights, LSTM over Transformer", sizes["LSTM"] / sizes["Transformer"]),
         ]
