@@ -174,7 +174,7 @@ def test_an_interrupted_run_says_so_on_top(tmp_path):
     save_result(result(analysis="done"), tmp_path / "done")
     html = render(tmp_path).read_text()
     parsed = checked(html)
-    assert any("This run is incomplete. Not finished: never-ran." in " ".join(one.split()) for one in parsed.text["p"])
+    assert any("This run is incomplete. Not finished: never-ran. Starting it again" in " ".join(one.split()) for one in parsed.text["p"])
     assert html.index("This run is incomplete") < html.index('id="verdicts"')
     assert "This run is incomplete" not in page([result()], title="t", run={"state": "complete", "analyses": ["head-ablation"]})
 
