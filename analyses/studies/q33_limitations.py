@@ -86,7 +86,7 @@ class Limitations(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "n_recall_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
-        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 450, "recall_steps": 1600, "n_held_out": 64},
+        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 300, "recall_steps": 1600, "n_held_out": 64},
         "full": {"n_seeds": 5, "n_recall_seeds": 10, "parity_steps": 1200, "steps": 800, "recall_steps": 2500, "n_held_out": 160},
     }
 
@@ -96,7 +96,7 @@ class Limitations(Study):
     """the same of recall, which is cheap and scatters widely"""
     parity_steps: int = 900
     """updates of each network that learns parity"""
-    steps: int = 450
+    steps: int = 300
     """updates of each network that learns prose"""
     recall_steps: int = 1600
     """updates of each network that learns to recall"""
