@@ -81,6 +81,15 @@ class Effect:
         mean = float(x.mean()) if len(x) else math.nan
         return cls(quantity=quantity, estimate=mean, low=low, high=high, n=len(x), unit=unit, kind="mean over examples, bootstrap")
 
+    @property
+    def off_zero(self) -> bool:
+        """Does the interval leave 0 out, so that the sign is told?
+
+        >>> Effect(quantity="x", estimate=1.0, low=0.5, high=1.5, n=5).off_zero
+        True
+        """
+        return self.low > 0 or self.high < 0
+
     def interval(self) -> str:
         """The interval for a reader, with what it is over.
 

@@ -183,7 +183,7 @@ def _named(n_heads: int, how: str) -> str:
 def _said(difference: Effect) -> str:
     """A difference of losses before "than": its sign, and whether the interval has it."""
     found = f"{abs(difference.estimate):.3f} nats {'better' if difference.estimate < 0 else 'worse'}"
-    return found + ("" if difference.low > 0 or difference.high < 0 else " (the interval holds 0)") + " than"
+    return found + ("" if difference.off_zero else " (the interval holds 0)") + " than"
 
 
 def _config(n_heads: int, full: bool = False) -> TransformerConfig:

@@ -143,7 +143,7 @@ class Encoder(Study):
 def _said(difference: Effect, more: str, less: str) -> str:
     """A difference by its sign, and whether the interval has it."""
     said = (more if difference.estimate > 0 else less).format(f"{abs(difference.estimate):.2f}")
-    return said + ("" if difference.low > 0 or difference.high < 0 else " (the interval holds 0)")
+    return said + ("" if difference.off_zero else " (the interval holds 0)")
 
 
 def _arm(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:

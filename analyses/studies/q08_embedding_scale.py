@@ -104,7 +104,7 @@ class EmbeddingScale(Study):
                 "loss for learning slowly",
             )
         )
-        rest = "goes with the slower steps of the embedding" if speed.low > 0 or speed.high < 0 else "is not told from nought"
+        rest = "goes with the slower steps of the embedding" if speed.off_zero else "is not told from nought"
         return (
             f"Leaving √d out adds {small.estimate:+.2f} nats to the loss where embeddings start as {SMALL}, and {large.estimate:+.2f} where they start as "
             f"{LARGE}, torch's default. Of the first, {_signed(size)} comes of being small, at one learning rate; the rest, {_signed(speed)}, {rest}."

@@ -158,8 +158,7 @@ class SequenceLength(Study):
 def _distance(effects: Mapping[str, Effect], arm: str) -> str:
     """How far an arm ends from full attention, and whether that was otherwise at half of the updates."""
     end, half, moved = (effects[f"loss of {arm}{when}"] for when in ("", " at half of the updates", ", at the end minus at half"))
-    changed = moved.low > 0 or moved.high < 0
-    course = f"{half.estimate:+.3f} at half of the updates, {'which differs' if changed else 'not clearly different'}"
+    course = f"{half.estimate:+.3f} at half of the updates, {'which differs' if moved.off_zero else 'not clearly different'}"
     return f"{arm} end at {end.estimate:+.3f} nats [{end.low:+.3f}, {end.high:+.3f}] ({course})"
 
 
