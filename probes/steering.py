@@ -74,8 +74,8 @@ def steer(
     >>> model = Transformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=16, d_vocab=10, n_ctx=5))
     >>> batch = (torch.tensor([[1, 2, 3]]),)
     >>> table = steer(model, batch, {"blocks.0.resid_post": torch.ones(8)}, logit_difference(4, 5), [0.0, 2.0])
-    >>> table[["site", "layer", "strength"]].values.tolist(), float(table["effect"][0])
-    ([['blocks.0.resid_post', 0, 0.0], ['blocks.0.resid_post', 0, 2.0]], 0.0)
+    >>> table[["site", "layer", "strength"]].values.tolist(), bool(abs(table["effect"][0]) < 1e-6)
+    ([['blocks.0.resid_post', 0, 0.0], ['blocks.0.resid_post', 0, 2.0]], True)
     """
     layers = None if layers is None else whole_numbers(layers, "layers")
     strengths = [strengths] if isinstance(strengths, int | float) else list(strengths)

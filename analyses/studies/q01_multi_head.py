@@ -76,7 +76,7 @@ class MultiHead(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "longer": 2, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 250, "task_steps": 900, "longer": 2, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 500, "task_steps": 2000, "longer": 2, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 350, "task_steps": 1200, "longer": 2, "n_held_out": 400},
     }
 
     n_seeds: int = 3

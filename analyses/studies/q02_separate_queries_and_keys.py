@@ -98,7 +98,7 @@ class SeparateQueriesAndKeys(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "n_held_out": 8},
         "default": {"n_seeds": 4, "steps": 400, "task_steps": 500, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 500, "task_steps": 600, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 400, "task_steps": 500, "n_held_out": 400},
     }
 
     n_seeds: int = 4

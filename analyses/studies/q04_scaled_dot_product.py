@@ -72,7 +72,7 @@ class ScaledDotProduct(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 250, "n_held_out": 128},
-        "full": {"n_seeds": 8, "steps": 600, "n_held_out": 600},
+        "full": {"n_seeds": 6, "steps": 400, "n_held_out": 600},
     }
 
     n_seeds: int = 5

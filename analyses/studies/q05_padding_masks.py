@@ -72,7 +72,7 @@ class PaddingMasks(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"encoder": "mlm", "n_sentences": 3, "pads": (1, 12)},
         "default": {"encoder": "minilm", "n_sentences": 24, "pads": (1, 4, 16, 64, 200)},
-        "full": {"encoder": "minilm", "n_sentences": 48, "pads": (1, 4, 16, 64, 200, 400)},
+        "full": {"encoder": "minilm", "n_sentences": 32, "pads": (1, 4, 16, 64, 200, 400)},
     }
 
     encoder: str = "minilm"

@@ -67,7 +67,7 @@ class EmbeddingScale(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 250, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 600, "n_held_out": 600},
+        "full": {"n_seeds": 6, "steps": 400, "n_held_out": 600},
     }
 
     n_seeds: int = 5

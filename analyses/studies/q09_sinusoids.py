@@ -78,7 +78,7 @@ class Sinusoids(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "task_steps": 4, "n_held_out": 4},
         "default": {"n_seeds": 5, "steps": 250, "task_steps": 300, "n_held_out": 100},
-        "full": {"n_seeds": 6, "steps": 600, "task_steps": 500, "n_held_out": 160},
+        "full": {"n_seeds": 5, "steps": 400, "task_steps": 400, "n_held_out": 160},
     }
 
     n_seeds: int = 5

@@ -84,7 +84,7 @@ class RelativePositions(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
         "default": {"n_seeds": 3, "steps": 200, "recall_steps": 200, "n_held_out": 64},
-        "full": {"n_seeds": 5, "steps": 350, "recall_steps": 200, "n_held_out": 160},
+        "full": {"n_seeds": 5, "steps": 250, "recall_steps": 200, "n_held_out": 160},
     }
 
     n_seeds: int = 3

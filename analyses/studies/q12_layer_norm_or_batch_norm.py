@@ -69,7 +69,7 @@ class LayerNormOrBatchNorm(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 250, "n_held_out": 256},
-        "full": {"n_seeds": 6, "steps": 500, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 350, "n_held_out": 600},
     }
 
     n_seeds: int = 5

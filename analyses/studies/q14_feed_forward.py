@@ -72,7 +72,7 @@ class FeedForwardNetwork(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "pair_steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 250, "pair_steps": 1000, "n_held_out": 128},
-        "full": {"n_seeds": 5, "steps": 400, "pair_steps": 1200, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 300, "pair_steps": 1200, "n_held_out": 600},
     }
 
     n_seeds: int = 3

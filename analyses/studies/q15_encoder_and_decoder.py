@@ -82,7 +82,7 @@ class EncoderAndDecoder(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_words": 4},
         "default": {"n_seeds": 3, "steps": 600, "n_words": 200},
-        "full": {"n_seeds": 5, "steps": 1000, "n_words": 400},
+        "full": {"n_seeds": 5, "steps": 800, "n_words": 400},
     }
 
     n_seeds: int = 3

@@ -78,7 +78,7 @@ class CausalMask(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 8},
         "default": {"n_seeds": 5, "steps": 700, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 1200, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 900, "n_held_out": 600},
     }
 
     n_seeds: int = 5

@@ -75,7 +75,7 @@ class RecurrentNetworks(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
         "default": {"n_seeds": 3, "recall_steps": 700, "steps": 400, "n_held_out": 128},
-        "full": {"n_seeds": 5, "recall_steps": 1400, "steps": 800, "n_held_out": 600},
+        "full": {"n_seeds": 5, "recall_steps": 1000, "steps": 500, "n_held_out": 400},
     }
 
     n_seeds: int = 3

@@ -72,7 +72,7 @@ class SelfAttention(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 6, "n_held_out": 2},
         "default": {"n_seeds": 5, "steps": 3000, "n_held_out": 64},
-        "full": {"n_seeds": 8, "steps": 3000, "n_held_out": 128},
+        "full": {"n_seeds": 6, "steps": 3000, "n_held_out": 128},
     }
 
     n_seeds: int = 5

@@ -67,7 +67,7 @@ class HeadSubspaces(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"decoder": "chars", "n_windows": 4, "length": 16, "n_ablated": 2},
         "default": {"decoder": "smollm2", "n_windows": 12, "length": 64, "n_ablated": 3},
-        "full": {"decoder": "smollm2", "n_windows": 32, "length": 128, "n_ablated": 6},
+        "full": {"decoder": "smollm2", "n_windows": 24, "length": 96, "n_ablated": 4},
     }
 
     decoder: str = "smollm2"

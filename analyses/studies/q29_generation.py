@@ -83,7 +83,7 @@ class Generation(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"decoder": "chars", "n_prompts": 3, "n_new": 24, "n_texts": 6, "n_drafted": 2, "n_characters": 12},
         "default": {"decoder": "smollm2", "n_prompts": 8, "n_new": 200, "n_texts": 150, "n_drafted": 32, "n_characters": 96},
-        "full": {"decoder": "smollm2", "n_prompts": 23, "n_new": 200, "n_texts": 165, "n_drafted": 160, "n_characters": 96},
+        "full": {"decoder": "smollm2", "n_prompts": 23, "n_new": 200, "n_texts": 165, "n_drafted": 96, "n_characters": 96},
     }
 
     decoder: str = "smollm2"

@@ -78,7 +78,7 @@ class Overfitting(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8},
         "default": {"n_seeds": 4, "steps": 300, "n_held_out": 64},
-        "full": {"n_seeds": 5, "steps": 450, "n_held_out": 300},
+        "full": {"n_seeds": 5, "steps": 350, "n_held_out": 300},
     }
 
     n_seeds: int = 4

@@ -74,7 +74,7 @@ class SequenceLength(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 4},
         "default": {"n_seeds": 5, "steps": 500, "n_held_out": 64},
-        "full": {"n_seeds": 5, "steps": 1600, "n_held_out": 300},
+        "full": {"n_seeds": 5, "steps": 1000, "n_held_out": 300},
     }
 
     n_seeds: int = 5

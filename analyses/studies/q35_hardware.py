@@ -90,7 +90,7 @@ class Hardware(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 4, "n_rounds": 2, "round_steps": 2},
         "default": {"n_seeds": 4, "steps": 350, "n_held_out": 128, "n_rounds": 5, "round_steps": 50},
-        "full": {"n_seeds": 5, "steps": 450, "n_held_out": 600, "n_rounds": 8, "round_steps": 60},
+        "full": {"n_seeds": 5, "steps": 350, "n_held_out": 600, "n_rounds": 8, "round_steps": 60},
     }
 
     n_seeds: int = 4
