@@ -97,11 +97,11 @@ class SeparateQueriesAndKeys(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "n_held_out": 8},
-        "default": {"n_seeds": 4, "steps": 400, "task_steps": 500, "n_held_out": 128},
+        "default": {"n_seeds": 3, "steps": 400, "task_steps": 500, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 400, "task_steps": 500, "n_held_out": 400},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 400
     """updates of each model of text"""

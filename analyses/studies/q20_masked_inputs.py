@@ -115,13 +115,13 @@ class MaskedInputs(Study):
     )
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 24},
-        "default": {"n_seeds": 3, "steps": 700, "n_held_out": 256},
+        "default": {"n_seeds": 3, "steps": 500, "n_held_out": 256},
         "full": {"n_seeds": 8, "steps": 1000, "n_held_out": 600},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 700
+    steps: int = 500
     """updates of each network"""
     n_held_out: int = 256
     """held-out pieces of 32 characters"""

@@ -60,7 +60,7 @@ class NormsAndResiduals(Study):
         f"beside it the same over the rates {LOWER}."
     )
     scale: ClassVar[str] = (
-        f"trained: 4 blocks, 0.2 M parameters, 200 updates (240 at full) of 16 windows of 32 characters; before the first step: {DEPTH} blocks, 0.6 M parameters; d_model = 64"
+        f"trained: 4 blocks, 0.2 M parameters, 200 updates of 16 windows of 32 characters; before the first step: {DEPTH} blocks, 0.6 M parameters; d_model = 64"
     )
     limits: ClassVar[str] = (
         "Learning rates over a factor of 30, with the warm-up, the clipping and the cosine of all studies; norms also do other things (they bound what a "

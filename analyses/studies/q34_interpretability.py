@@ -70,11 +70,11 @@ class Interpretability(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_examples": 4, "n_points": 4},
-        "default": {"n_seeds": 4, "steps": 250, "n_examples": 64, "n_points": 40},
+        "default": {"n_seeds": 3, "steps": 250, "n_examples": 64, "n_points": 40},
         "full": {"n_seeds": 6, "steps": 280, "n_examples": 128, "n_points": 80},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data"""
     steps: int = 250
     """updates of each model per token that decides"""

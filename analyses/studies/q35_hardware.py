@@ -89,13 +89,13 @@ class Hardware(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 4, "n_rounds": 2, "round_steps": 2},
-        "default": {"n_seeds": 4, "steps": 350, "n_held_out": 128, "n_rounds": 5, "round_steps": 50},
+        "default": {"n_seeds": 3, "steps": 300, "n_held_out": 128, "n_rounds": 5, "round_steps": 50},
         "full": {"n_seeds": 5, "steps": 350, "n_held_out": 600, "n_rounds": 8, "round_steps": 60},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 350
+    steps: int = 300
     """updates of the whole model"""
     n_held_out: int = 128
     """held-out pieces of 32 characters"""
