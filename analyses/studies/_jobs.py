@@ -36,10 +36,22 @@ def workers() -> Iterator[None]:
 
 def alone(job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """The job with one thread."""
+    with one_thread():
+        return job(*arguments)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block torch computes with one thread.
+
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return job(*arguments)
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from analyses._contract import table
 from analyses.studies._effects import Effect
+from analyses.studies._jobs import one_thread
 from analyses.studies._training import BASE
 from model import LSTMConfig, LSTMLanguageModel, Transformer, TransformerConfig
 from probes.allocation import freed_memory_is_kept
@@ -30,7 +31,9 @@ DEPENDS = "Times are those of one thread of one machine and library, where freed
 
 
 def timed(passes: Mapping[str, Callable[[], object]], repeats: int, seed: int) -> pd.DataFrame:
-    """CPU seconds of every pass, `repeats` times, in a new random order each time; the first rounds are not timed.
+    """CPU seconds of every pass on one thread, `repeats` times, in a new random order each time; the first rounds are not timed.
+
+    On several threads it would be their sum, with the waiting of those that have nothing to do.
 
     A pass that takes less than `READING` is read as the mean of as many as fill it, of `MOST` at most. Freed memory stays with the process:
     whether the system takes it back between two passes, and clears it anew, is chance, and moves a short one several times over.
@@ -38,7 +41,7 @@ def timed(passes: Mapping[str, Callable[[], object]], repeats: int, seed: int) -
     Columns: `arm`, `repeat`, `seconds`.
     """
     generator, rows = np.random.default_rng(seed), []
-    with freed_memory_is_kept():
+    with one_thread(), freed_memory_is_kept():
         for run in passes.values():
             run()
         number = {arm: max(1, min(math.ceil(READING / _seconds(run, 1)), MOST)) for arm, run in passes.items()}

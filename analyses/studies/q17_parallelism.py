@@ -15,7 +15,6 @@ from torch import Tensor
 from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
-from analyses.studies._jobs import each
 from analyses.studies._passes import DEPENDS, learning, measured, ratios, rivals, spread, timed, times_table
 from analyses.studies._recurrent import operations_per_token
 from analyses.studies._verdict import Prediction
@@ -76,7 +75,7 @@ class Parallelism(Study):
     """times that every pass is timed"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
-        times = each(_times, [(self.repeats, self.seed)])[0]
+        times = _times(self.repeats, self.seed)
         chains, work = _chains(), _work()
         operations = work.set_index(["model", "length"])["operations"]
         at = chains.set_index(["model", "length"])["chain"]

@@ -116,7 +116,7 @@ class MaskedInputs(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 24},
         "default": {"n_seeds": 3, "steps": 500, "n_held_out": 256},
-        "full": {"n_seeds": 8, "steps": 1000, "n_held_out": 600},
+        "full": {"n_seeds": 6, "steps": 1000, "n_held_out": 600},
     }
 
     n_seeds: int = 3

@@ -15,7 +15,6 @@ from analyses._flops import flops_crossover, forward_flops
 from analyses._scaling_fit import bootstrap_fits, fit_quadratic, percentile_interval
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
-from analyses.studies._jobs import each
 from analyses.studies._passes import DEPENDS, learning, measured, ratios, rivals, spread, timed, times_table
 from analyses.studies._verdict import Prediction
 from probes.product_chain import product_chain, recurrence_in_the_open
@@ -74,7 +73,7 @@ class Efficiency(Study):
     """times that every pass is timed"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
-        times = each(_times, [(self.repeats, self.seed)])[0]
+        times = _times(self.repeats, self.seed)
         chains, sizes = _chains(), [sum(p.numel() for p in model.parameters()) for model in rivals(D_MODEL)]
         at = chains.set_index(["model", "length"])["chain"]
         config = rivals(D_MODEL)[0].config

@@ -16,7 +16,6 @@ from analyses._contract import table
 from analyses._flops import forward_flops
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
-from analyses.studies._jobs import each
 from analyses.studies._passes import DEPENDS, GPT2, learning, measured, ratios, spread, timed, times_table
 from analyses.studies._training import BASE, RECIPE
 from analyses.studies._verdict import Prediction
@@ -83,7 +82,7 @@ class MemoryAndCompute(Study):
     """times that every pass is timed"""
 
     def measure(self) -> tuple[list[Effect], Tables]:
-        times = each(_times, [(self.repeats, self.seed)])[0]
+        times = _times(self.repeats, self.seed)
         frame = _memory(self.seed)
         memory = frame.set_index(["kind", "blocks", "pieces"])["bytes"]
         block = _of_a_block(memory)

@@ -110,6 +110,16 @@ def test_short_passes_are_read_together_and_every_reading_is_that_of_one_pass(mo
     assert np.allclose(ratios(times, "long", "short"), 250.0)
 
 
+def test_passes_are_timed_on_one_thread() -> None:
+    before, threads = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        timed({"pass": lambda: threads.append(torch.get_num_threads())}, 1, seed=0)
+        assert set(threads) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_clock_that_stands_still_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.process_time", lambda: 0.0)
     assert (timed({"nothing": lambda: None}, 1, seed=0).seconds > 0).all()
