@@ -98,7 +98,7 @@ class WarmupAndDropout(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 5, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 200, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 260, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 260, "n_held_out": 600},
     }
 
     n_seeds: int = 3

@@ -70,7 +70,7 @@ class OptimisationTricks(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8},
         "default": {"n_seeds": 3, "steps": 200, "n_held_out": 128},
-        "full": {"n_seeds": 6, "steps": 240, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 240, "n_held_out": 600},
     }
 
     n_seeds: int = 3

@@ -116,7 +116,7 @@ class BertAndGpt(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_held_out": 24},
         "default": {"n_seeds": 3, "steps": 400, "n_held_out": 256},
-        "full": {"n_seeds": 5, "steps": 600, "n_held_out": 600},
+        "full": {"n_seeds": 5, "steps": 500, "n_held_out": 600},
     }
 
     n_seeds: int = 3

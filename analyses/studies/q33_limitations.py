@@ -87,7 +87,7 @@ class Limitations(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "n_recall_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
         "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 300, "recall_steps": 1600, "n_held_out": 64},
-        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 1000, "steps": 450, "recall_steps": 2000, "n_held_out": 160},
+        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 900, "steps": 350, "recall_steps": 2000, "n_held_out": 160},
     }
 
     n_seeds: int = 3

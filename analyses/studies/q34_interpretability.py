@@ -71,7 +71,7 @@ class Interpretability(Study):
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "n_examples": 4, "n_points": 4},
         "default": {"n_seeds": 3, "steps": 250, "n_examples": 64, "n_points": 40},
-        "full": {"n_seeds": 6, "steps": 280, "n_examples": 128, "n_points": 80},
+        "full": {"n_seeds": 5, "steps": 280, "n_examples": 128, "n_points": 80},
     }
 
     n_seeds: int = 3
