@@ -124,8 +124,8 @@ class MultiHead(Study):
         return (
             f"After {self.task_steps} updates one head names {two:.2f} of two ordered sources (a guess: {CHANCE:.2f}): one softmax "
             f"{'carries two places, by unequal weights' if two > 0.9 else 'has not learnt to carry two places by then'}. Of four it names {four:.2f}, and {longer:.2f} after {self.longer} times as many "
-            f"updates at a rate of {LOWER_RATE:g} in place of {RATE:g}; four heads name {heads:.2f}. On text one head ends {loss:+.3f} nats from four of the same width "
-            f"together, sixteen {many:+.3f}."
+            f"updates at a rate of {LOWER_RATE:g} in place of {RATE:g}; four heads name {heads:.2f}. On text one head ends {loss:+z.3f} nats from four of the same width "
+            f"together, sixteen {many:+z.3f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -151,7 +151,7 @@ class MultiHead(Study):
                 x=pd.Series(HEADS).to_numpy(float), series=series, x_label="heads", y_label="share of sources named", log_x=True, markers=True,
             ),
             Bars(
-                name="text", title=f"On text one head ends {loss['mean'][1] - loss['mean'][4]:+.3f} nats from four",
+                name="text", title=f"On text one head ends {loss['mean'][1] - loss['mean'][4]:+z.3f} nats from four",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; character pairs reach {bigram(n=self.n_held_out):.2f}.",
                 alt=", ".join(f"{_heads(n)} {value:.3f}" for n, value in loss["mean"].items()), labels=[_heads(n) for n in loss.index],
                 values=loss["mean"].to_numpy(), low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",

@@ -148,9 +148,9 @@ class SeparateQueriesAndKeys(Study):
             )
         )  # fmt: skip
         return (
-            f"With one projection the scores of a head are symmetric; on a directed relation the accuracy of a head alone changes by {0 - rounds:+.2f} (from "
-            f"{separate:.2f} to {shared:.2f}), on the left neighbour that of a model with positions, heads and layers by {0 - left:+.2f}. On text it ends {loss:+.3f} nats from two "
-            f"projections ({equal:+.3f} at as many parameters, {reformer:+.3f} with keys of one length and no token looking at itself, as in Reformer)."
+            f"With one projection the scores of a head are symmetric; on a directed relation the accuracy of a head alone changes by {0 - rounds:+z.2f} (from "
+            f"{separate:.2f} to {shared:.2f}), on the left neighbour that of a model with positions, heads and layers by {0 - left:+z.2f}. On text it ends {loss:+z.3f} nats from two "
+            f"projections ({equal:+z.3f} at as many parameters, {reformer:+z.3f} with keys of one length and no token looking at itself, as in Reformer)."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -166,7 +166,7 @@ class SeparateQueriesAndKeys(Study):
                 values=right["mean"].to_numpy(), low=right["min"].to_numpy(), high=right["max"].to_numpy(), unit="share of right answers",
             ),
             Bars(
-                name="text", title=f"On text one projection ends {loss['mean']['shared'] - loss['mean']['separate']:+.3f} nats from two",
+                name="text", title=f"On text one projection ends {loss['mean']['shared'] - loss['mean']['separate']:+z.3f} nats from two",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; character pairs reach {bigram(n=self.n_held_out):.2f}.",
                 alt=", ".join(f"{name} {value:.3f}" for name, value in loss["mean"].items()), labels=list(loss.index), values=loss["mean"].to_numpy(),
                 low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",

@@ -139,8 +139,8 @@ class DotAgainstAdditive(Study):
         return (
             f"Additive scores take {operations:g} times the operations, whatever n and d_k: of the same order. They take {memory:.2g} times the memory, since n²·d_k values are "
             f"written out, and {time:.2g} times the time: {share:.0%} of it is the tanh, with a copy in its place they take {rest:.2g} times. Scores of a trained dot product "
-            f"follow the similarity of the tokens by {dot:+.2f} (1: in full), additive ones by {additive:+.2f} (difference {more.estimate:+.2f}, {more.low:+.2f} to "
-            f"{more.high:+.2f}). On text additive scores end {loss:+.3f} nats from scaled dot products; unscaled ones end {unscaled:+.3f} from additive and {above:+.3f} "
+            f"follow the similarity of the tokens by {dot:+z.2f} (1: in full), additive ones by {additive:+z.2f} (difference {more.estimate:+z.2f}, {more.low:+z.2f} to "
+            f"{more.high:+z.2f}). On text additive scores end {loss:+z.3f} nats from scaled dot products; unscaled ones end {unscaled:+z.3f} from additive and {above:+z.3f} "
             f"from the bigram."
         )
 
@@ -157,7 +157,7 @@ class DotAgainstAdditive(Study):
                 series={arm: Series(y=peak[arm].to_numpy()) for arm in peak}, x_label="tokens", y_label="MB", log_x=True, log_y=True, markers=True,
             ),
             Bars(
-                name="text", title=f"On text additive scores end {loss['mean']['additive'] - loss['mean']['dot']:+.3f} nats from scaled dot products",
+                name="text", title=f"On text additive scores end {loss['mean']['additive'] - loss['mean']['dot']:+z.3f} nats from scaled dot products",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; character pairs reach {bigram(n=self.n_held_out):.2f}.",
                 alt=", ".join(f"{arm} {value:.3f}" for arm, value in loss["mean"].items()), labels=list(loss.index), values=loss["mean"].to_numpy(),
                 low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",

@@ -106,7 +106,7 @@ class EmbeddingScale(Study):
         )
         rest = "goes with the slower steps of the embedding" if speed.off_zero else "is not told from nought"
         return (
-            f"Leaving √d out adds {small.estimate:+.2f} nats to the loss where embeddings start as {SMALL}, and {large.estimate:+.2f} where they start as "
+            f"Leaving √d out adds {small.estimate:+z.2f} nats to the loss where embeddings start as {SMALL}, and {large.estimate:+z.2f} where they start as "
             f"{LARGE}, torch's default. Of the first, {_signed(size)} comes of being small, at one learning rate; the rest, {_signed(speed)}, {rest}."
         )
 
@@ -135,7 +135,7 @@ def _name(start: str, scaled: bool) -> str:
 
 
 def _signed(effect: Effect) -> str:
-    return f"{effect.estimate:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+    return f"{effect.estimate:+z.3f} [{effect.low:+z.3f}, {effect.high:+z.3f}]"
 
 
 def _lowest(arms: pd.DataFrame) -> str:

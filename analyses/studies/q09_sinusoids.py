@@ -133,11 +133,11 @@ class Sinusoids(Study):
         depends = {"holds": "depends on their distance alone", "fails": "depends on their place, too", "open": "may depend on their place, too"}[alone]
         carry = {"holds": "They carry the model", "fails": "They do not carry the model", "open": "It is open whether they carry the model"}[reads]
         return (
-            f"Sinusoids {gives} an encoder the order ({gained:+.2f} accuracy), and a shift is {'' if shift == 'holds' else 'not '}one linear map (to {error:.0e}). At "
+            f"Sinusoids {gives} an encoder the order ({gained:+z.2f} accuracy), and a shift is {'' if shift == 'holds' else 'not '}one linear map (to {error:.0e}). At "
             f"{SIZES[0]} dimensions likeness {falls}: it first rises at {first:.0f}, within the trained length by up to {rise:.2g}; at the paper's {SIZES[-1]} it first "
             f"rises at {paper:.0f}. It is the same on either side, so that alone it tells how far, not which way; behind trained W_Q and W_K an encoder names the left "
             f"neighbour in {right:.0%} of cases. Behind random ones the product of two positions {depends}: at one distance it spreads {spread:.2f} times as much as "
-            f"over all pairs. {carry} beyond the trained length: {just:+.2f} nats within the next 8 characters and {beyond:+.2f} up to four times the length."
+            f"over all pairs. {carry} beyond the trained length: {just:+z.2f} nats within the next 8 characters and {beyond:+z.2f} up to four times the length."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -118,13 +118,13 @@ class RelativePositions(Study):
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
         within, far = ({kind: effects[f"gained {where} by {kind}"].estimate for kind in RELATIVE} for where in ("within", "far behind"))
-        each_one = ", ".join(f"{kind} {within[kind]:+.2f} and {far[kind]:+.2f}" for kind in RELATIVE)
+        each_one = ", ".join(f"{kind} {within[kind]:+z.2f} and {far[kind]:+z.2f}" for kind in RELATIVE)
         worst, last, first = min(RELATIVE, key=within.get), min(RELATIVE, key=far.get), max(RELATIVE, key=far.get)
-        stretched = ", ".join(f"{effects[f'gained far behind by {kind}'].estimate:+.2f} ({kind.split(', ')[1]})" for kind in STRETCHED)
+        stretched = ", ".join(f"{effects[f'gained far behind by {kind}'].estimate:+z.2f} ({kind.split(', ')[1]})" for kind in STRETCHED)
         return (
             f"Gained over sinusoids within and far behind the trained length, in nats: {each_one}. The worst within is {worst}; far behind {first} and {last} "
             f"are {far[first] - far[last]:.2f} nats apart, and rotary with stretched angles gains {stretched}. ALiBi finds a far token "
-            f"{effects['recall of ALiBi far behind over chance'].estimate:+.2f} over chance."
+            f"{effects['recall of ALiBi far behind over chance'].estimate:+z.2f} over chance."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -154,7 +154,7 @@ class RelativePositions(Study):
             Bars(
                 name="gains", title="What each scheme gains over sinusoids, within the trained length and far behind it",
                 caption=f"Held-out loss with sinusoids minus that with the scheme, mean of {self.n_seeds} seeds with its 95 % interval.",
-                alt=", ".join(f"{name} {value:+.2f}" for name, value in gains.estimate.items()), labels=[name.removeprefix("gained ") for name in gains.index],
+                alt=", ".join(f"{name} {value:+z.2f}" for name, value in gains.estimate.items()), labels=[name.removeprefix("gained ") for name in gains.index],
                 values=gains.estimate.to_numpy(), low=gains.low.to_numpy(), high=gains.high.to_numpy(), unit="nats per character", signed=True,
             ),
         )  # fmt: skip

@@ -110,8 +110,8 @@ class ResidualConnections(Study):
         return (
             f"With norms before the sub-layers the first of twelve blocks has {ratio:.2g} times as large a gradient without residual connections as with them; "
             f"where there are no norms its gradient is {bare:.1e} without and {explodes:.1e} with them. Behind the last of twelve blocks with norms tokens "
-            f"differ by {same:.1e} of their size without, {kept:.2f} with. Leaving them out adds {deep:+.2f} nats per character to the loss of six blocks, at the "
-            f"better of two learning rates. At equal training loss {worse[at_equal.outcome(new)]} on new text: {new.estimate:+.3f} nats [{new.low:+.3f}, {new.high:+.3f}]."
+            f"differ by {same:.1e} of their size without, {kept:.2f} with. Leaving them out adds {deep:+z.2f} nats per character to the loss of six blocks, at the "
+            f"better of two learning rates. At equal training loss {worse[at_equal.outcome(new)]} on new text: {new.estimate:+z.3f} nats [{new.low:+z.3f}, {new.high:+z.3f}]."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -119,8 +119,8 @@ class LayerNormOrBatchNorm(Study):
             f"With layer norm and RMS norm {'no window depends on another, exactly' if alone == 0 else f'the gradient on other windows has {alone:.2g} of the norm of the whole'}. "
             f"With batch norm, in training mode, the gradient on other windows has {others:.1%} of the norm of the whole, and that on later characters, which the causal "
             f"mask should hide, {later:.2%}; {'in evaluation mode nothing of either is left' if evaluated == 0 else f'in evaluation mode {evaluated:.2g} of it is left'}. The model ends "
-            f"{abs(lost):.3f} nats per character {'behind' if lost > 0 else 'ahead of'} layer norm; where lengths vary that changes by {more:+.3f}, and where pads enter the "
-            f"statistics, too, by {pads:+.3f} more."
+            f"{abs(lost):.3f} nats per character {'behind' if lost > 0 else 'ahead of'} layer norm; where lengths vary that changes by {more:+z.3f}, and where pads enter the "
+            f"statistics, too, by {pads:+z.3f} more."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -123,9 +123,9 @@ class BatchNorm(Study):
         return (
             f"With its running statistics no coordinate of held-out text has a mean further than {distance:.2g} from 0 or a variance further than that from 1 ({exact:.1g} in "
             f"training mode). The training loss over the whole course lies {abs(speed):.2f} nats {'below' if speed > 0 else 'above'} that without any norm, each at the better of two "
-            f"rates ({-low:+.2f} at {RATES[0]:g}, {-high:+.2f} at {RATES[1]:g}). The gradient of the first of {DEPTH} blocks is {batch:.2g} with batch norm and {none:.2g} without "
-            f"norms where there are no residual connections, {batch_residual:.2g} and {none_residual:.2g} where there are. Against layer norm it loses {lengths:+.2f} nats where lengths "
-            f"vary, {mixed:+.2f} in batches of three kinds of text and {kinds:+.2f} in batches of one kind each, of which {rest:+.2f} stay lost with the statistics of the test batch "
+            f"rates ({-low:+z.2f} at {RATES[0]:g}, {-high:+z.2f} at {RATES[1]:g}). The gradient of the first of {DEPTH} blocks is {batch:.2g} with batch norm and {none:.2g} without "
+            f"norms where there are no residual connections, {batch_residual:.2g} and {none_residual:.2g} where there are. Against layer norm it loses {lengths:+z.2f} nats where lengths "
+            f"vary, {mixed:+z.2f} in batches of three kinds of text and {kinds:+z.2f} in batches of one kind each, of which {rest:+z.2f} stay lost with the statistics of the test batch "
             f"in place of the running ones."
         )
 

@@ -125,7 +125,7 @@ class EncoderAndDecoder(Study):
         )  # fmt: skip
         return (
             f"The model writes {rate:.0%} of the phonemes wrong, {rate + nothing:.0%} when it reads nothing and {rate + even:.0%} when it looks at all letters alike. A "
-            f"phoneme behind the third still costs {late:+.1f} nats when it reads nothing and {another:+.1f} when it reads another word (a guess among all costs {UNIFORM:.1f} in "
+            f"phoneme behind the third still costs {late:+z.1f} nats when it reads nothing and {another:+z.1f} when it reads another word (a guess among all costs {UNIFORM:.1f} in "
             f"all), and the best head moves through the word with a correlation of {ahead:.2f}."
         )
 

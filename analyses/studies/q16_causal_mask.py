@@ -113,7 +113,7 @@ class CausalMask(Study):
         return (
             f"With the mask {f'{hidden:.2g}' if hidden else 'nothing'} of the squared gradient of a place falls on what stands behind it, without it {seen:.0%}. The next character then costs "
             f"{forced:.2f} nats where the window is read at once, {guess + UNIFORM:.2f} where the text ends before the character "
-            f"({behind:+.2f} to the masked model; a uniform guess has {UNIFORM:.2f})."
+            f"({behind:+z.2f} to the masked model; a uniform guess has {UNIFORM:.2f})."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -136,9 +136,9 @@ class Tokenizers(Study):
         )  # fmt: skip
         return (
             f"{pairs:.0%} of the library's BPE merges take a most frequent pair, and {frequent:.0%} of its WordPiece merges, {likely:.0%} of which gain the most likelihood; "
-            f"the two share {same:.0%} of their pieces. They cut {fewest:.0%} to {most:.0%} of all kinds of words differently; a model gains {gained:+.3f} bits per character "
-            f"by WordPiece's cuts, and {other:+.3f} more by pieces that are truly chosen for likelihood. From the fewest pieces of BPE to the most it gains {by_size:+.2f} "
-            f"per character, while its loss per token changes by {per_token:+.2f} nats: vocabularies compare by the character."
+            f"the two share {same:.0%} of their pieces. They cut {fewest:.0%} to {most:.0%} of all kinds of words differently; a model gains {gained:+z.3f} bits per character "
+            f"by WordPiece's cuts, and {other:+z.3f} more by pieces that are truly chosen for likelihood. From the fewest pieces of BPE to the most it gains {by_size:+z.2f} "
+            f"per character, while its loss per token changes by {per_token:+z.2f} nats: vocabularies compare by the character."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

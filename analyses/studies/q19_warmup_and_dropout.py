@@ -142,10 +142,10 @@ class WarmupAndDropout(Study):
             )
         )  # fmt: skip
         return (
-            f"Without warm-up the loss changes by {post_high:+.2f} nats with norms after the sums at a rate of {HIGH:g}, the highest at which models with warm-up learnt in seeds set aside, by {post:+.2f} at {LOW:g}, "
-            f"and by {best:+.2f} with either at the better of the two ({with_:g} with, {without:g} without); with norms before the sub-layers by {pre_high:+.2f} at 0.01 and {pre_low:+.2f} at "
-            f"0.001. The studies' recipe ends {abs(recipe):.2f} nats {'below' if recipe < 0 else 'above'} the bigram; without decay that changes by {decay:+.2f}. Without dropout, on text of "
-            f"which a place is read {readings:.1f} times on average, the loss changes by {dropout:+.2f}."
+            f"Without warm-up the loss changes by {post_high:+z.2f} nats with norms after the sums at a rate of {HIGH:g}, the highest at which models with warm-up learnt in seeds set aside, by {post:+z.2f} at {LOW:g}, "
+            f"and by {best:+z.2f} with either at the better of the two ({with_:g} with, {without:g} without); with norms before the sub-layers by {pre_high:+z.2f} at 0.01 and {pre_low:+z.2f} at "
+            f"0.001. The studies' recipe ends {abs(recipe):.2f} nats {'below' if recipe < 0 else 'above'} the bigram; without decay that changes by {decay:+z.2f}. Without dropout, on text of "
+            f"which a place is read {readings:.1f} times on average, the loss changes by {dropout:+z.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

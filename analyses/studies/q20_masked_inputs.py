@@ -107,7 +107,8 @@ class MaskedInputs(Study):
     limits: ClassVar[str] = (
         "A small model learns little in the time of the default budget; shares of replaced and kept tokens may matter when a model is tuned for a task, which is not done here. "
         "A single place is hidden in the end, two fifths in training. A network that had learnt from the left side alone would lose less without the right (question 28). That the true "
-        "character is missed where another is read is trust in what is read as much as ignorance of the context. One rate of asking."
+        "character is missed where another is read is trust in what is read as much as ignorance of the context. Where tokens are kept and none is replaced, one that can be "
+        "read is always the answer; that a probe finds less there because copying is enough is an explanation, not a measurement. One rate of asking."
     )
     sources: ClassVar[tuple[str, ...]] = (
         "Devlin et al. 2019, BERT",
@@ -149,9 +150,9 @@ class MaskedInputs(Study):
         right, copied, learnt, mixed, kept, replaced = (effects[one.quantity].estimate for one in self.predictions)
         silenced = effects["loss in training with masked scores, attention silenced"].estimate
         return (
-            f"Taking the right side away costs a model of masked inputs {right:+.2f} nats. With masked scores the loss in training is {copied:.3f} nats, and {silenced:.3f} with attention silenced: "
-            f"the residual stream alone carries the answer; what plain text tells a probe is {learnt:+.3f} in accuracy from an untrained network. Against masking all that is asked for, 80/10/10 "
-            f"gives {mixed:+.3f}, keeping a fifth {kept:+.3f}, replacing a tenth {replaced:+.3f}."
+            f"Taking the right side away costs a model of masked inputs {right:+z.2f} nats. With masked scores the loss in training is {copied:.3f} nats, and {silenced:.3f} with attention silenced: "
+            f"the residual stream alone carries the answer; what plain text tells a probe is {learnt:+z.3f} in accuracy from an untrained network. Against masking all that is asked for, 80/10/10 "
+            f"gives {mixed:+z.3f}, keeping a fifth {kept:+z.3f}, replacing a tenth {replaced:+z.3f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

@@ -74,7 +74,7 @@ class RecurrentNetworks(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
-        "default": {"n_seeds": 3, "recall_steps": 700, "steps": 400, "n_held_out": 128},
+        "default": {"n_seeds": 3, "recall_steps": 700, "steps": 500, "n_held_out": 128},
         "full": {"n_seeds": 5, "recall_steps": 1000, "steps": 500, "n_held_out": 400},
     }
 
@@ -82,7 +82,7 @@ class RecurrentNetworks(Study):
     """seeds of weights and of the order of the data; both arms share them"""
     recall_steps: int = 700
     """updates of each network that learns to recall"""
-    steps: int = 400
+    steps: int = 500
     """updates of each network that learns prose"""
     n_held_out: int = 128
     """held-out pieces of 32 characters"""
@@ -137,8 +137,8 @@ class RecurrentNetworks(Study):
         )  # fmt: skip
         return (
             f"From {LENGTHS[0]} to {LENGTHS[-1]} tokens an LSTM's chain of dependent products grows {lstm:.1f}-fold, a Transformer's {transformer:.1f}-fold. With as many weights and updates "
-            f"the Transformer recalls {100 * recall:+.0f} points of {N_PAIRS[-1]} pairs against the LSTM, which is {100 * counting:+.0f} from naming the value that it read most often. On prose the LSTM "
-            f"ends {prose:+.2f} nats per character from the Transformer, {as_much:+.2f} after as many operations (an update takes {operations:.2f} of them), and a network of plain cells {plain:+.2f}."
+            f"the Transformer recalls {100 * recall:+z.0f} points of {N_PAIRS[-1]} pairs against the LSTM, which is {100 * counting:+z.0f} from naming the value that it read most often. On prose the LSTM "
+            f"ends {prose:+z.2f} nats per character from the Transformer, {as_much:+z.2f} after as many operations (an update takes {operations:.2f} of them), and a network of plain cells {plain:+z.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

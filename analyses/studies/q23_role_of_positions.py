@@ -127,8 +127,8 @@ class RoleOfPositions(Study):
         return (
             f"An encoder without positions {'treats' if encoder == 'holds' else 'does not treat'} permuted tokens alike and loses {lost:.2f} in accuracy (from {with_:.2f} to "
             f"{without:.2f}). {_BLIND[blind]}: shuffling what came before moves its prediction by {moved:.2f} (total variation), it names the neighbour in {decoder:.2f} of cases, and "
-            f"a probe reads the quarter of the window from its states in {probed:.2f} (chance {1 / QUARTERS:g}). On text a decoder without positions ends {loss:+.3f} nats off one with "
-            f"learned positions where weights start at N(0, 0.02); from Glorot's start {glorot:+.3f}, and {sinusoids:+.3f} off one with sinusoids."
+            f"a probe reads the quarter of the window from its states in {probed:.2f} (chance {1 / QUARTERS:g}). On text a decoder without positions ends {loss:+z.3f} nats off one with "
+            f"learned positions where weights start at N(0, 0.02); from Glorot's start {glorot:+z.3f}, and {sinusoids:+z.3f} off one with sinusoids."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -146,7 +146,7 @@ class RoleOfPositions(Study):
                 alt=told, labels=names, values=right["mean"].to_numpy(), low=right["min"].to_numpy(), high=right["max"].to_numpy(), unit="share of right answers",
             ),
             Bars(
-                name="text", title=f"Without positions a decoder ends {behind[0]:+.3f} nats off learned ones; from Glorot's start {behind[1]:+.3f}",
+                name="text", title=f"Without positions a decoder ends {behind[0]:+z.3f} nats off learned ones; from Glorot's start {behind[1]:+z.3f}",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest; character pairs reach {bigram(n=self.n_held_out):.2f}.",
                 alt=", ".join(f"{name} {value:.3f}" for name, value in zip(starts, loss["mean"], strict=True)), labels=starts, values=loss["mean"].to_numpy(),
                 low=loss["min"].to_numpy(), high=loss["max"].to_numpy(), unit="nats per character",

@@ -118,11 +118,11 @@ class NormsAndResiduals(Study):
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
         found = {name: effect.estimate for name, effect in effects.items()}
-        bare, before = ([_way(found[_shrinks(place, residual)]) for residual in (False, True)] for place in ("none", "before"))
+        bare, before = ([_way(effects[_shrinks(place, residual)]) for residual in (False, True)] for place in ("none", "before"))
         over, lower = ([found[f"sensitivity, {PLACES[place]}{rates}"] for place in PLACES] for rates in ("", f", {LOWER}"))
         best = [found[f"lost at the best rate, norms {place}"] for place in ("before", "after")]
         return (
-            f"From the last of {DEPTH} blocks back to the first, without norms, the gradient {bare[0]} decades without residual connections and {bare[1]} with them; with norms before "
+            f"From the last of {DEPTH} blocks back to the first, without norms, the gradient {bare[0]} without residual connections and {bare[1]} with them; with norms before "
             f"the sub-layers it {before[0]} without and {before[1]} with them. Over the learning rates the loss is on average {over[0]:.2f} nats above that at the best with norms before, "
             f"{over[1]:.2f} with norms after, {over[2]:.2f} without norms, where {found[f'fail without norms at {RATES[-1]:g}']:.0%} of the trainings fail at {RATES[-1]:g} and "
             f"{found[f'fail without norms {LOWER}']:.0%} {LOWER}; over the rates {LOWER} it is {lower[0]:.2f}, {lower[1]:.2f} and {lower[2]:.2f}. Each at its best rate, norms before end "
@@ -213,12 +213,15 @@ def _sensitivity(loss: pd.DataFrame) -> pd.Series:
     return loss.mean(axis=1) - loss.min(axis=1)
 
 
-def _way(decades: float) -> str:
+def _way(decades: Effect) -> str:
+    """What a gradient does on its way back, as far as its interval tells.
+
+    >>> _way(Effect.over_seeds("", [4.0, 4.1, 4.2])), _way(Effect.over_seeds("", [-0.1, 0.1]))
+    ('shrinks by 4.1 decades', 'neither shrinks nor grows for certain')
     """
-    >>> _way(4.02), _way(-0.31)
-    ('shrinks by 4.0', 'grows by 0.3')
-    """
-    return f"{'shrinks' if decades > 0 else 'grows'} by {abs(decades):.1f}"
+    if not decades.off_zero:
+        return "neither shrinks nor grows for certain"
+    return f"{'shrinks' if decades.estimate > 0 else 'grows'} by {abs(decades.estimate):.1f} decades"
 
 
 def _off(nats: float) -> str:

@@ -109,7 +109,7 @@ class OptimisationTricks(Study):
         tiny = effects[f"gained by clipping every step at {TINY:g}"]
         return (
             f"Nats gained in brackets: at a peak rate of {USUAL:g} the loss is {usual}. At {HIGH:g}, where {effects[DIVERGED].estimate:.0%} of the trainings end no better than a "
-            f"uniform guess, it is {high}. Clipping every step to a norm of {TINY:g}, at {USUAL:g} and without the other tricks, gains {tiny.estimate:+.3f} [{tiny.low:+.3f}, {tiny.high:+.3f}] over no trick at all."
+            f"uniform guess, it is {high}. Clipping every step to a norm of {TINY:g}, at {USUAL:g} and without the other tricks, gains {tiny.estimate:+z.3f} [{tiny.low:+z.3f}, {tiny.high:+z.3f}] over no trick at all."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
@@ -122,7 +122,7 @@ class OptimisationTricks(Study):
             Bars(
                 name="gains", title=f"What each trick gains: most is {best}",
                 caption=f"Held-out loss without minus with it, mean over the other tricks and {self.n_seeds} seeds with its 95 % interval, by the peak learning rate.",
-                alt=", ".join(f"{label}: {value:+.3f}" for label, value in zip(labels, rows.estimate, strict=True)), labels=labels,
+                alt=", ".join(f"{label}: {value:+z.3f}" for label, value in zip(labels, rows.estimate, strict=True)), labels=labels,
                 values=rows.estimate.to_numpy(), low=rows.low.to_numpy(), high=rows.high.to_numpy(), unit="nats per character", signed=True,
             ),
             Lines(
@@ -192,7 +192,7 @@ def _told(gained: Mapping[str, Effect]) -> str:
             kind = more if one.low > MATTERS else less if one.high <= MATTERS else some
         else:
             kind = raised if one.high < 0 else neither
-        found[kind].append(f"{trick} ({one.estimate:+.3f})")
+        found[kind].append(f"{trick} ({one.estimate:+z.3f})")
     return "; ".join(f"{kind} {', '.join(tricks)}" for kind, tricks in found.items() if tricks)
 
 

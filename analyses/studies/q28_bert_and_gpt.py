@@ -160,9 +160,9 @@ class BertAndGpt(Study):
         )  # fmt: skip
         bert, gpt, bert_before, gpt_before = (effects[f"probe of plain text, {arm}"].estimate for arm in ("BERT", "GPT", "BERT, untrained", "GPT, untrained"))
         return (
-            f"A hidden character costs GPT, which reads the left side alone, {hidden:+.2f} nats against BERT after the same text, and {longer:+.2f} after about as many answers, for which BERT takes {compute:.1f} times the "
-            f"compute. Where the text ends the next character costs BERT {following:+.2f} nats against GPT ({later:+.2f} after about as many answers), the prefix model {prefix:+.2f}; what BERT writes there costs a judge "
-            f"{written:+.2f} nats per character against what GPT writes, and GPT's {prose:+.2f} against prose. From BERT's states of plain text a line tells how many letters of the word follow with accuracy {bert:.2f}, "
+            f"A hidden character costs GPT, which reads the left side alone, {hidden:+z.2f} nats against BERT after the same text, and {longer:+z.2f} after about as many answers, for which BERT takes {compute:.1f} times the "
+            f"compute. Where the text ends the next character costs BERT {following:+z.2f} nats against GPT ({later:+z.2f} after about as many answers), the prefix model {prefix:+z.2f}; what BERT writes there costs a judge "
+            f"{written:+z.2f} nats per character against what GPT writes, and GPT's {prose:+z.2f} against prose. From BERT's states of plain text a line tells how many letters of the word follow with accuracy {bert:.2f}, "
             f"from GPT's, which have not read them, with {gpt:.2f} (untrained {bert_before:.2f} and {gpt_before:.2f})."
         )
 

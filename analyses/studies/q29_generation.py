@@ -129,11 +129,11 @@ class Generation(Study):
         )
         return (
             f"What follows a text changes the logits on it by {change.estimate:.1g} of the largest. What is more than {NEAR} tokens back is worth {gained.estimate:.2f} nats [{gained.low:.2f}, {gained.high:.2f}] to "
-            f"the decoder of {large}; what is more than {NEAR} characters back {weak.estimate:+.3f} [{weak.low:+.3f}, {weak.high:+.3f}] to the character model. Where an n-gram table of its training prose guesses ahead, that "
+            f"the decoder of {large}; what is more than {NEAR} characters back {weak.estimate:+z.3f} [{weak.low:+z.3f}, {weak.high:+z.3f}] to the character model. Where an n-gram table of its training prose guesses ahead, that "
             f"character model ({small}, the likeliest each time) takes {passes.estimate:.2f} passes per character, {same.estimate:.0%} of the characters the same as one at a time"
             f"{spared}. Over {effects[WRITTEN].estimate:.0f} tokens of the first decoder behind {greedy.n} "
-            f"beginnings the share of runs of four that come again is, against prose, {greedy.estimate:+.2f} [{greedy.low:+.2f}, {greedy.high:+.2f}] with the likeliest token each time "
-            f"(log-probability {likelier.estimate:+.1f} nats per token) and {drawn.estimate:+.2f} [{drawn.low:+.2f}, {drawn.high:+.2f}] with drawn ones."
+            f"beginnings the share of runs of four that come again is, against prose, {greedy.estimate:+z.2f} [{greedy.low:+z.2f}, {greedy.high:+z.2f}] with the likeliest token each time "
+            f"(log-probability {likelier.estimate:+z.1f} nats per token) and {drawn.estimate:+z.2f} [{drawn.low:+z.2f}, {drawn.high:+z.2f}] with drawn ones."
         )  # fmt: skip
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

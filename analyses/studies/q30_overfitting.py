@@ -129,8 +129,8 @@ class Overfitting(Study):
         return (
             f"Read again and again, {LITTLE:,} characters cost {text:.2f} nats against a hundred times as many. Of these dropout gives back {dropout:.2f}, weight decay "
             f"{decay:.2f}, label smoothing {smoothing:.2f}, and stopping early, without any of them, {early:.2f}. Where all stop early, "
-            f"{', '.join(f'{name} gains {one.estimate:+.2f} [{one.low:+.2f}, {one.high:+.2f}]' for name, one in besides.items())}. "
-            f"Where no text is read often, dropout costs {lost:+.2f} nats."
+            f"{', '.join(f'{name} gains {one.estimate:+z.2f} [{one.low:+z.2f}, {one.high:+z.2f}]' for name, one in besides.items())}. "
+            f"Where no text is read often, dropout costs {lost:+z.2f} nats."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:

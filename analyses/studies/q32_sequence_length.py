@@ -147,7 +147,7 @@ class SequenceLength(Study):
                 series={f"d_model = {d}": Series(y=_exponents(compute, d)) for d in WIDTHS} | {f"d_model = 768, windows of {WINDOW}": Series(y=_exponents(compute, 768, "windows"))},
             ),
             Bars(
-                name="loss", title=f"Windows end {apart['windows']:+.3f} nats from full attention, segments {apart['segments']:+.3f}",
+                name="loss", title=f"Windows end {apart['windows']:+z.3f} nats from full attention, segments {apart['segments']:+z.3f}",
                 caption=f"Held-out loss, mean of {self.n_seeds} seeds with the smallest and largest. Windows of {WINDOW}, segments of {SEGMENT}.",
                 alt=", ".join(f"{label} {value:.3f}" for label, value in bars["mean"].items()), labels=list(bars.index), values=bars["mean"].to_numpy(),
                 low=bars["min"].to_numpy(), high=bars["max"].to_numpy(), unit="nats per character",
@@ -158,8 +158,8 @@ class SequenceLength(Study):
 def _distance(effects: Mapping[str, Effect], arm: str) -> str:
     """How far an arm ends from full attention, and whether that was otherwise at half of the updates."""
     end, half, moved = (effects[f"loss of {arm}{when}"] for when in ("", " at half of the updates", ", at the end minus at half"))
-    course = f"{half.estimate:+.3f} at half of the updates, {'which differs' if moved.off_zero else 'not clearly different'}"
-    return f"{arm} end at {end.estimate:+.3f} nats [{end.low:+.3f}, {end.high:+.3f}] ({course})"
+    course = f"{half.estimate:+z.3f} at half of the updates, {'which differs' if moved.off_zero else 'not clearly different'}"
+    return f"{arm} end at {end.estimate:+z.3f} nats [{end.low:+z.3f}, {end.high:+z.3f}] ({course})"
 
 
 def _spanned(span: Span, d_model: int = GPT2.d_model) -> TransformerConfig:

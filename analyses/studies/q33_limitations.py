@@ -86,8 +86,8 @@ class Limitations(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "n_recall_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
-        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 300, "recall_steps": 1600, "n_held_out": 64},
-        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 900, "steps": 350, "recall_steps": 2000, "n_held_out": 160},
+        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 600, "recall_steps": 1600, "n_held_out": 64},
+        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 900, "steps": 700, "recall_steps": 2000, "n_held_out": 160},
     }
 
     n_seeds: int = 3
@@ -96,7 +96,7 @@ class Limitations(Study):
     """the same of recall, which is cheap and scatters widely"""
     parity_steps: int = 900
     """updates of each network that learns parity"""
-    steps: int = 300
+    steps: int = 600
     """updates of each network that learns prose"""
     recall_steps: int = 1600
     """updates of each network that learns to recall"""
@@ -138,7 +138,7 @@ class Limitations(Study):
         ahead = {"holds": "is shown", "fails": "is ruled out", "open": "is undecided"}[asked.outcome(recall)]
         return (
             f"Of bits {LONG_BITS} the LSTM gets {_points(lstm)} and a plain RNN {_points(rnn)} against the best Transformer, which has {within:.1%} at the length it was taught. On "
-            f"long prose the best Transformer minus the LSTM is {text.estimate:+.2f} [{text.low:+.2f}, {text.high:+.2f}] nats per character; of marked tokens far back the LSTM finds {_points(recall)} "
+            f"long prose the best Transformer minus the LSTM is {text.estimate:+z.2f} [{text.low:+z.2f}, {text.high:+z.2f}] nats per character; of marked tokens far back the LSTM finds {_points(recall)} "
             f"against a Transformer with ALiBi, both having learnt to find them within the trained length; whether it is ahead by the {100 * asked.threshold:.0f} points that would matter {ahead}."
         )
 
@@ -172,7 +172,7 @@ class Limitations(Study):
 
 def _points(effect: Effect) -> str:
     """A difference of shares with its interval, in points of a hundred."""
-    return f"{100 * effect.estimate:+.1f} points [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return f"{100 * effect.estimate:+z.1f} points [{100 * effect.low:+z.1f}, {100 * effect.high:+z.1f}]"
 
 
 def _by_arm(frame: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -134,7 +134,7 @@ class Interpretability(Study):
         return (
             f"Attention of the last layer marks a single deciding token with an AUROC of {area['attention', SHALLOW]:.2f} in one layer and {area['attention', DEEP]:.2f} in three, two of them with "
             f"{area['attention', SHALLOW_TWO]:.2f} and {area['attention', DEEPEST]:.2f}. {alone}ollout, made of nothing but the attention weights of all layers, has {area['rollout', DEEPEST]:.2f} "
-            f"({rollout.estimate:+.2f} [{rollout.low:+.2f}, {rollout.high:+.2f}]), integrated gradients {area['integrated gradients', DEEPEST]:.2f}, leave one out {area['leave one out', DEEPEST]:.2f}. "
+            f"({rollout.estimate:+z.2f} [{rollout.low:+z.2f}, {rollout.high:+z.2f}]), integrated gradients {area['integrated gradients', DEEPEST]:.2f}, leave one out {area['leave one out', DEEPEST]:.2f}. "
             f"With leave one out attention agrees by {agreement['attention', DEEPEST]:.2f} (Kendall's τ) and integrated gradients by {agreement['integrated gradients', DEEPEST]:.2f} there, in one layer "
             f"by {agreement['attention', SHALLOW_TWO]:.2f} and {agreement['integrated gradients', SHALLOW_TWO]:.2f}. "
             f"With uniform attention a model of one layer names {uniform[1]:.0%} of the classes of one trigger, {uniform[2]:.0%} of those of two (a guess: {1 / N_CLASSES:.0%})."

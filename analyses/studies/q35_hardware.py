@@ -154,9 +154,9 @@ class Hardware(Study):
             )
         )  # fmt: skip
         return (
-            f"Mixed precision changes the loss by {mixed.estimate:+.3f} nats, keeps {memory.estimate:.0%} of the bytes for the backward pass and takes {mixed_time.estimate:.2f} times the CPU time on this machine. Its "
+            f"Mixed precision changes the loss by {mixed.estimate:+z.3f} nats, keeps {memory.estimate:.0%} of the bytes for the backward pass and takes {mixed_time.estimate:.2f} times the CPU time on this machine. Its "
             f"weights stay in fp32: bf16 ones lose {lost:.0%} of updates of 0.1 % and {kept:.0%} of those of 0.4 %; of gradients of size 1e-9 fp16 makes {fp16:.0%} zero, bf16 {bf16:.0%}. A quarter of the weights, with {steps:.1f} times "
-            f"the steps for equal compute, ends {quarter.estimate:+.2f} nats from the whole, after {quarter_time.estimate:.2f} times its CPU time. Two processes take {pace.estimate:.2f} [{pace.low:.2f}, {pace.high:.2f}] times as long as one for a step on as many texts; "
+            f"the steps for equal compute, ends {quarter.estimate:+z.2f} nats from the whole, after {quarter_time.estimate:.2f} times its CPU time. Two processes take {pace.estimate:.2f} [{pace.low:.2f}, {pace.high:.2f}] times as long as one for a step on as many texts; "
             f"their gradient is that of one {_to(gradient)}, and so are their weights after {N_STEPS} steps {_to(weights)}. A batch dealt out gives the same gradient {_to(sums)} if sums are added, and another by {means:.1%} if means of uneven parts are averaged."
         )
 
