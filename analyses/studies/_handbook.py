@@ -30,16 +30,17 @@ def run_studies(
     with mistakes(StoreError, OSError):
         claim_folder(folder, run, overwrite=overwrite)
     for study in tqdm(ready, desc=f"studies at {budget}", unit="study", disable=None):
-        result = _saved(folder / study.slug())
-        if result is None:
-            result = study.run(provenance=made_by)
-            with mistakes(StoreError, OSError):
+        saved = _saved(folder / study.slug())
+        result = saved or study.run(provenance=made_by)
+        with mistakes(StoreError, OSError):
+            if saved is None:
                 save_result(result, folder / study.slug())
         yield result
         with mistakes(StoreError, OSError):
             if study is ready[-1]:
                 save_run(folder, run | {"state": "complete"})
-            render(folder)
+            if saved is None or study is ready[-1]:
+                render(folder)
 
 
 def _saved(folder: Path) -> Result | None:
