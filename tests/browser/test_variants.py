@@ -83,7 +83,7 @@ def on_paper(page) -> str:
 
 def test_paper_holds_every_title_and_every_figure(whole, visit):
     there = visit(whole)
-    titles = there.page.evaluate("() => [...document.querySelectorAll('main h2, main h3, figcaption b')].map((e) => e.textContent)")
+    titles = there.page.evaluate("() => [...document.querySelectorAll('main h2, main h3, figcaption')].map((e) => e.textContent)")
     closed = there.page.evaluate("() => [...document.querySelectorAll('details')].map((e) => e.open)")
     squeezed = "".join(on_paper(there.page).split())  # a PDF says where letters stand, not where words end
     assert len(titles) > 15 and [title for title in titles if "".join(title.split()) not in squeezed] == []
