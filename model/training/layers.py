@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 _LAYER = re.compile(r"(?:(?:encoder|decoder)\.)?(?:(?:blocks|layers)\.\d+|[^.]+)")
 
 
+@cache
 def layer_of(parameter: str) -> str:
     """The layer that a parameter belongs to.
 

@@ -49,12 +49,14 @@ def train(
     if folder is not None and resume and holds_checkpoint(folder):
         rows = read_checkpoint(folder, model, optimizer, recipe)
     share_weights(model)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     last = recipe.steps if until is None else min(until, recipe.steps)
+    model.train()
     try:
         for step in range(len(rows) + 1, last + 1):
             if _ended_early(rows, recipe.patience):
                 break
-            row = _step(model, optimizer, _exercises(model, batches, objective, recipe, step), recipe, step)
+            row = _step(model, trained, optimizer, _exercises(model, batches, objective, recipe, step), recipe, step)
             if validation:
                 due = step == recipe.steps or (recipe.evaluate_every is not None and step % recipe.evaluate_every == 0)
                 row["validation_loss"] = evaluate(model, validation, objective, recipe) if due else math.nan
@@ -77,7 +79,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
             groups[name in pulled].append(parameter)
     return torch.optim.AdamW(
         [{"params": groups[decays], "weight_decay": recipe.weight_decay if decays else 0.0} for decays in (True, False) if groups[decays]],
-        lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps,
+        lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True,
     )
 
 
@@ -116,11 +118,11 @@ def _exercises(model: Model, batches: Sequence[Batch], objective: Objective, rec
     return exercises
 
 
-def _step(model: Model, optimizer: torch.optim.Optimizer, exercises: list[Exercise], recipe: Recipe, step: int) -> Row:
+def _step(
+    model: Model, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, exercises: list[Exercise], recipe: Recipe, step: int
+) -> Row:
     """One update: the gradient of the mean over all tokens that count, of all exercises of all processes."""
-    model.train()
     loss = accumulate_gradients(model, exercises, recipe, step)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradients = norms({name: parameter.grad for name, parameter in trained.items()})
     norm = math.hypot(*gradients.values())
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -154,7 +156,9 @@ def accumulate_gradients(model: Model, exercises: Sequence[Exercise], recipe: Re
     n = float(total(counts))
     if n == 0:
         raise ValueError(f"there must be at least one token to predict, got none in {len(exercises)} batches of step {step}")
-    model.zero_grad(set_to_none=True)
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        parameter.grad = None
     summed = torch.zeros(1, dtype=torch.float64, device=model.device)
     with dropout_from(recipe.seed, "dropout", step, rank()):
         for exercise in exercises:
@@ -163,7 +167,7 @@ def accumulate_gradients(model: Model, exercises: Sequence[Exercise], recipe: Re
             loss = token_loss(logits, exercise, recipe.label_smoothing)
             (loss / n).backward()
             summed += loss.detach()
-    sum_gradients(parameter for parameter in model.parameters() if parameter.requires_grad)
+    sum_gradients(parameter for parameter in parameters if parameter.requires_grad)
     return float(total(summed)) / n
 
 

@@ -30,7 +30,8 @@ def generator_of(*parts: int | str) -> torch.Generator:
 def dropout_from(*parts: int | str) -> Iterator[None]:
     """Inside the block torch's own generators, from which dropout draws, start from `seed_of(*parts)`; behind it they are as before."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed_of(*parts))
+        start = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+        start(seed_of(*parts))  # torch.manual_seed keeps a stack trace for every kind of device that is not there
         yield
 
 
