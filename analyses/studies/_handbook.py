@@ -16,7 +16,7 @@ from reports import Result, StoreError, load_result, render, save_result, save_r
 def run_studies(
     chosen: Sequence[type[Study]], folder: Path, *, budget: Budget, seed: int, title: str, command: Sequence[str], overwrite: bool = False
 ) -> Iterator[Result]:
-    """Every study's result as soon as it is there; the page is written after each, so that an interrupted handbook can be read.
+    """Every study's result as soon as it is there; the page is written in the end, or when the run is interrupted, of what is there then.
 
     Raises Mistake for a folder that holds another run, and for a budget that does not exist.
     """
@@ -29,17 +29,19 @@ def run_studies(
     }  # fmt: skip
     with mistakes(StoreError, OSError):
         claim_folder(folder, run, overwrite=overwrite)
-    for study in tqdm(ready, desc=f"studies at {budget}", unit="study", disable=None):
-        saved = _saved(folder / study.slug())
-        result = saved or study.run(provenance=made_by)
+    try:
+        for study in tqdm(ready, desc=f"studies at {budget}", unit="study", disable=None):
+            result = _saved(folder / study.slug())
+            if result is None:
+                result = study.run(provenance=made_by)
+                with mistakes(StoreError, OSError):
+                    save_result(result, folder / study.slug())
+            yield result
         with mistakes(StoreError, OSError):
-            if saved is None:
-                save_result(result, folder / study.slug())
-        yield result
-        with mistakes(StoreError, OSError):
-            if study is ready[-1]:
-                save_run(folder, run | {"state": "complete"})
-            if saved is None or study is ready[-1]:
+            save_run(folder, run | {"state": "complete"})
+    finally:
+        if _saved(folder / ready[0].slug()):
+            with mistakes(StoreError, OSError):
                 render(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -17,6 +18,7 @@ from scipy import stats
 from analyses.studies import Effect, Prediction, load, status_of, studies, verdict_of
 from analyses.studies._cost import Clock
 from analyses.studies._effects import effects_table
+from analyses.studies._handbook import run_studies
 from analyses.studies._jobs import CORES, each
 from tests.analyses.test_command_line import one_sentence, prosect
 
@@ -95,6 +97,26 @@ def test_the_command_lists_measures_and_refuses(capsys, tmp_path: Path) -> None:
     ):
         status, out, err = prosect(capsys, "study", *words)
         assert status == 2 and one_sentence(err) and expected in err, err
+
+
+def test_an_interrupted_handbook_can_be_read_and_continued(tmp_path: Path) -> None:
+    chosen, folder = [studies()[9], studies()[4]], tmp_path / "run"
+
+    def running():
+        return run_studies(chosen, folder, budget="smoke", seed=0, title="Two", command=["prosect", "study", "9", "4"])
+
+    begun = running()
+    assert next(begun).analysis == chosen[0].slug()
+    begun.close()
+    assert json.loads((folder / "run.json").read_text())["state"] == "incomplete"
+    page = (folder / "report.html").read_text()
+    assert chosen[0].question in page and chosen[1].question not in page
+    began = (folder / chosen[0].slug() / "result.json").stat().st_mtime_ns
+    assert [result.analysis for result in running()] == [one.slug() for one in chosen]
+    assert (folder / chosen[0].slug() / "result.json").stat().st_mtime_ns == began
+    assert json.loads((folder / "run.json").read_text())["state"] == "complete"
+    page = (folder / "report.html").read_text()
+    assert all(one.question in page for one in chosen)
 
 
 def test_an_unknown_study_is_refused_from_python() -> None:
