@@ -1,4 +1,4 @@
-"""How do heads handle different subspaces? Do heads of a trained model keep apart, in what they read, look at, and write?"""
+"""How do heads handle different subspaces? Do heads of trained models keep apart, in what they read, look at, and write?"""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ from reports import Figure, Lines, Series, Table
 ABLATED_LENGTH = 24
 """tokens of the windows on which heads are silenced"""
 READ, WRITTEN = "overlap of what queries read, above chance", "overlap of what is written, above chance"
-"""of heads that share no keys and values; with `GROUP` behind it, of those that share them"""
-GROUP = ", heads that share keys and values"
+"""of heads that share no keys and values, over the layers of both models; with a model behind it, of that one; with `GROUP`, of heads that share them"""
+COLUMNS = {"read": READ, "written": WRITTEN}
+GROUP = ", decoder, heads that share keys and values"
+LABELS = {"read": "queries (W_Q)", "written": "written (W_O)"}
+MODELS = ("decoder", "encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +50,17 @@ class HeadSubspaces(Study):
         ),
     )
     method: ClassVar[str] = (
-        "A trained decoder and held-out prose. Overlap: tr(P_a P_b)/d_head, the mean squared cosine of the principal angles, between the subspaces that two "
+        "A trained decoder, a trained encoder, and held-out prose. Overlap: tr(P_a P_b)/d_head, the mean squared cosine of the principal angles, between the subspaces that two "
         "heads of a layer have for their queries (rows of W_Q) or write into (rows of W_O), mean over pairs that share no keys and values, and beside it over those "
-        "that share them (grouped queries); chance is d_head/d_model, the overlap of random subspaces. Intervals are over layers. Divergence: Jensen-Shannon, between the rows of two heads of a layer, mean over rows, pairs and layers, at most ln 2 = "
+        "that share them (the decoder's grouped queries); chance is d_head/d_model, the overlap of random subspaces. Intervals are over the layers of both. The rest is the decoder's. Divergence: Jensen-Shannon, between the rows of two heads of a layer, mean over rows, pairs and layers, at most ln 2 = "
         "0.69; the interval is over windows. Sum over heads: Σ_h z_h W_O[h] + b against what attention adds, over the largest value. Beside them the rise of "
         "the loss when one head, or all heads of a layer, are silenced (z set to 0)."
     )
     scale: ClassVar[str] = (
-        "one trained decoder (SmolLM2-135M-Instruct; at smoke the 0.6 M-parameter decoder of characters that ships with prosect)"
+        "a trained decoder (SmolLM2-135M-Instruct) and a trained encoder (all-MiniLM-L6-v2, 22.6 M parameters); at smoke the small models of characters that ship with prosect"
     )
     limits: ClassVar[str] = (
-        "One model, in which heads of a group share keys and values; keys and values themselves are not compared. Overlap of subspaces says which directions are used, not what is written along them, and directions that all heads share may carry what "
+        "Two models; in the decoder heads of a group share keys and values. Keys and values themselves are not compared. Overlap of subspaces says which directions are used, not what is written along them, and directions that all heads share may carry what "
         "all need. Silencing by zero takes a head out of its usual range."
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -65,13 +68,15 @@ class HeadSubspaces(Study):
         "Michel et al. 2019, Are Sixteen Heads Really Better than One?",
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
-        "smoke": {"decoder": "chars", "n_windows": 4, "length": 16, "n_ablated": 2},
-        "default": {"decoder": "smollm2", "n_windows": 12, "length": 64, "n_ablated": 3},
-        "full": {"decoder": "smollm2", "n_windows": 24, "length": 96, "n_ablated": 4},
+        "smoke": {"decoder": "chars", "encoder": "mlm", "n_windows": 4, "length": 16, "n_ablated": 2},
+        "default": {"decoder": "smollm2", "encoder": "minilm", "n_windows": 12, "length": 64, "n_ablated": 3},
+        "full": {"decoder": "smollm2", "encoder": "minilm", "n_windows": 24, "length": 96, "n_ablated": 4},
     }
 
     decoder: str = "smollm2"
     """the decoder, by its name"""
+    encoder: str = "minilm"
+    """the encoder, by its name"""
     n_windows: int = 12
     """windows of held-out prose whose patterns are compared"""
     length: int = 64
@@ -82,18 +87,20 @@ class HeadSubspaces(Study):
     def measure(self) -> tuple[list[Effect], Tables]:
         model = load_model(self.decoder)
         tokens = torch.tensor(model.tokenizer.encode(halves()[1]))
-        pairs, chance = _overlaps(model), model.config.d_head / model.config.d_model
-        by_layer = {shared: of.groupby("layer")[["read", "written"]].mean() - chance for shared, of in pairs.groupby("shared")}
+        pairs = pd.concat([_overlaps(one).assign(model=kind) for kind, one in zip(MODELS, (model, load_model(self.encoder)), strict=True)])
+        apart_by_layer, grouped = _above_chance(pairs[~pairs.shared]), _above_chance(pairs[pairs.shared])
         windows = chunks(tokens[: self.n_windows * self.length], batch=4, length=self.length)
         apart, error = _apart(model, windows)
         silenced = _silenced(model, chunks(tokens[: self.n_ablated * ABLATED_LENGTH], batch=self.n_ablated, length=ABLATED_LENGTH)[0])
         one, alone = silenced[silenced["head"] >= 0].groupby("layer").rise.agg(["mean", "sum"]), silenced[silenced["head"] >= 0].rise
         every = silenced[silenced["head"] < 0].set_index("layer").rise
         effects = [
+            *(Effect.over_examples(name, apart_by_layer[column], seed=self.seed) for column, name in COLUMNS.items()),
             *(
-                Effect.over_examples(name + (GROUP if shared else ""), of[column], seed=self.seed)
-                for shared, of in by_layer.items() for column, name in (("read", READ), ("written", WRITTEN))
+                Effect.over_examples(f"{name}, {kind}", apart_by_layer.loc[kind, column], seed=self.seed)
+                for kind in MODELS for column, name in COLUMNS.items()
             ),
+            *(Effect.over_examples(name + GROUP, grouped[column], seed=self.seed) for column, name in COLUMNS.items() if len(grouped)),
             Effect.over_examples("divergence between patterns", apart.groupby("window").divergence.mean(), "nats", seed=self.seed),
             Effect.exact("error of the sum over heads", error),
             Effect.over_examples("loss without a layer's heads", every, "nats", seed=self.seed),
@@ -103,51 +110,54 @@ class HeadSubspaces(Study):
             Effect.exact("median loss without one head", float(alone.median()), "nats"),
             Effect.exact("largest loss without one head", float(alone.max()), "nats"),
             Effect.over_examples("loss without a layer's heads minus the sum without each", every - one["sum"], "nats", seed=self.seed),
-            Effect.exact("chance", chance),
+            *(Effect.exact(f"chance, {kind}", float(of.iloc[0])) for kind, of in pairs.groupby("model").chance),
             Effect.exact("largest overlap of what two heads write", float(pairs.written.max())),
         ]
         tables = {
             "pairs": _pairs_table(pairs),
-            "patterns": _apart_table(apart.groupby("layer", as_index=False).divergence.mean()),
+            "patterns": _divergence_table(apart.groupby("layer", as_index=False).divergence.mean()),
             "silenced": _silenced_table(silenced),
         }
         return effects, tables
 
     def finding(self, effects: Mapping[str, Effect]) -> str:
-        apart, chance, one, worst_head, layer, worst_layer = (
+        apart, one, worst_head, layer, worst_layer = (
             effects[name].estimate
             for name in (
-                "divergence between patterns", "chance", "median loss without one head", "largest loss without one head", "median loss without a layer's heads",
+                "divergence between patterns", "median loss without one head", "largest loss without one head", "median loss without a layer's heads",
                 "largest loss without a layer's heads",
             )
         )  # fmt: skip
-        read, written, *grouped = (chance + effects[name].estimate for name in (READ, WRITTEN, READ + GROUP, WRITTEN + GROUP) if name in effects)
+        overlaps = "; ".join(
+            f"{{:.2f}} and {{:.2f}} in the {kind} (random ones: {{:.2f}})".format(
+                *(effects[f"chance, {kind}"].estimate + effects[f"{name}, {kind}"].estimate for name in COLUMNS.values()), effects[f"chance, {kind}"].estimate
+            )
+            for kind in MODELS
+        )
+        grouped = [effects["chance, decoder"].estimate + effects[name + GROUP].estimate for name in COLUMNS.values() if name + GROUP in effects]
         adds = self.predictions[-1].outcome(effects["error of the sum over heads"]) == "holds"
         return (
-            f"Subspaces of two heads of a layer that share no keys and values overlap by {read:.2f} where queries read and by {written:.2f} where heads write"
-            f"{' ({:.2f} and {:.2f} of heads that share them)'.format(*grouped) if grouped else ''}; random subspaces overlap by {chance:.2f}. Patterns of two heads differ by "
+            f"Subspaces of two heads of a layer that share no keys and values overlap, where queries read and where heads write, by {overlaps}"
+            f"{'; of heads that share them by {:.2f} and {:.2f}'.format(*grouped) if grouped else ''}. Patterns of two heads of the decoder differ by "
             f"{apart:.2f} nats, of 0.69 at most, and the heads' sum is {'' if adds else 'not '}what attention adds. Silencing one head raises the loss by {one:.3f} nats in the "
             f"median and {worst_head:.2f} at most, silencing all of a layer by {layer:.3f} and {worst_layer:.2f}."
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
         pairs, patterns, silenced = (tables[name].frame for name in ("pairs", "patterns", "silenced"))
-        by_layer = pairs.groupby(["shared", "layer"])[["read", "written"]].mean()
-        chance = float(pairs.chance.iloc[0])
-        means = {shared: by_layer.loc[shared].mean() for shared in by_layer.index.unique("shared")}
+        unshared, shared = _above_chance(pairs[~pairs.shared]), _above_chance(pairs[pairs.shared])
+        layers = pd.RangeIndex(pairs.layer.max() + 1)
+        drawn = {f"{kind}, {label}": unshared.loc[kind, column].reindex(layers) for kind in MODELS for column, label in LABELS.items()}
+        drawn |= {f"decoder, {label}, one group": shared.loc["decoder", column].reindex(layers) for column, label in LABELS.items() if len(shared)}
         above = tables[EFFECTS].frame.set_index("quantity").loc[[READ, WRITTEN]]
         queries, writing = ("more" if low > 0 else "fewer" if high < 0 else "about as many" for low, high in zip(above.low, above.high, strict=True))
         rise = np.sort(silenced[silenced["head"] >= 0].rise.to_numpy())[::-1]
         return (
             Lines(
                 name="overlap", title=f"Directions that two heads share, against random subspaces: queries {queries}, written {writing}",
-                caption="Overlap of the subspaces of two heads of a layer, mean over pairs: 1 where they are the same. A group of heads shares keys and values.",
-                alt="; ".join(f"{'one group' if shared else 'no shared keys'}: queries {of['read']:.3f}, written {of.written:.3f}" for shared, of in means.items())
-                + f"; chance {chance:.3f}, means over layers.",
-                x=by_layer.loc[False].index.to_numpy(float), series={
-                    f"{name}{', one group' if shared else ''}": Series(y=by_layer.loc[shared][column].to_numpy())
-                    for column, name in (("read", "queries (W_Q)"), ("written", "written (W_O)")) for shared in means
-                } | {"random subspaces": Series(y=np.full(len(by_layer.loc[False]), chance))}, x_label="layer", y_label="overlap",
+                caption="Overlap of the subspaces of two heads of a layer less that of random ones, mean over pairs. A group of heads shares keys and values.",
+                alt="Above chance, means over layers: " + "; ".join(f"{name} {of.mean():+z.3f}" for name, of in drawn.items()) + ".",
+                x=layers.to_numpy(float), series={name: Series(y=of.to_numpy()) for name, of in drawn.items()}, x_label="layer", y_label="overlap above chance",
             ),
             Lines(
                 name="patterns", title=f"Patterns of two heads of a layer differ by {patterns.divergence.mean():.2f} nats (ln 2 = 0.69 at most)",
@@ -175,6 +185,11 @@ def _overlaps(model: Transformer) -> pd.DataFrame:
                 "layer": layer, "a": int(a), "b": int(b), "shared": bool(a // group == b // group), "read": float(read[a, b]), "written": float(written[a, b]),
             })  # fmt: skip
     return pd.DataFrame(rows).assign(chance=model.config.d_head / model.config.d_model)
+
+
+def _above_chance(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the pairs of each layer of each model of the overlap, less chance."""
+    return pairs.assign(**{column: pairs[column] - pairs.chance for column in COLUMNS}).groupby(["model", "layer"])[list(COLUMNS)].mean()
 
 
 @torch.no_grad()
@@ -205,13 +220,13 @@ def _silenced(model: Transformer, batch: tuple[Tensor, Tensor]) -> pd.DataFrame:
 
 def _pairs_table(frame: pd.DataFrame) -> Table:
     return table(
-        frame, "Every pair of heads of a layer.", layer=("", "block"), a=("", "one head"), b=("", "the other"),
+        frame, "Every pair of heads of a layer.", model=("", "decoder or encoder"), layer=("", "block"), a=("", "one head"), b=("", "the other"),
         shared=("", "have they the same keys and values?"), read=("1", "overlap of what their queries read from, rows of W_Q"),
         written=("1", "overlap of what they write into, rows of W_O"), chance=("1", "overlap of random subspaces, d_head/d_model"),
     )  # fmt: skip
 
 
-def _apart_table(frame: pd.DataFrame) -> Table:
+def _divergence_table(frame: pd.DataFrame) -> Table:
     return table(
         frame, "How far apart the patterns of two heads are, by layer.", layer=("", "block"),
         divergence=("nats", "Jensen-Shannon divergence, mean over rows, pairs and windows"),

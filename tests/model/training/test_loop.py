@@ -77,6 +77,24 @@ def test_update_ratio_and_clipping_against_their_definition() -> None:
         assert row["update_ratio/blocks.1"] == pytest.approx(float(moved.norm() / before.norm()), rel=1e-3)
 
 
+def test_a_step_is_that_of_adamw_by_its_formula() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2, in fp64."""
+    recipe = Recipe(steps=4, learning_rate=1e-2, decay="none", betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
+    model, twin = decoder().double(), decoder().double()
+    train(model, ragged(1), CausalLM(), recipe)
+    first, second, pulled = {}, {}, decayed(twin)
+    for step in range(1, 5):
+        accumulate_gradients(twin, exercises(ragged(1)), recipe, step)
+        with torch.no_grad():
+            for name, p in twin.named_parameters():
+                first[name] = 0.8 * first.get(name, 0) + 0.2 * p.grad
+                second[name] = 0.9 * second.get(name, 0) + 0.1 * p.grad**2
+                p.mul_(1 - 1e-2 * 0.1 * (name in pulled))
+                p.sub_(1e-2 * (first[name] / (1 - 0.8**step)) / ((second[name] / (1 - 0.9**step)).sqrt() + 1e-6))
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
+
+
 def test_only_matrices_decay() -> None:
     model = decoder()
     pulled = decayed(model)
