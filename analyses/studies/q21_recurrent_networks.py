@@ -74,13 +74,13 @@ class RecurrentNetworks(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "recall_steps": 2, "steps": 2, "n_held_out": 4},
-        "default": {"n_seeds": 3, "recall_steps": 600, "steps": 500, "n_held_out": 128},
+        "default": {"n_seeds": 3, "recall_steps": 800, "steps": 500, "n_held_out": 128},
         "full": {"n_seeds": 5, "recall_steps": 1000, "steps": 500, "n_held_out": 400},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; both arms share them"""
-    recall_steps: int = 600
+    recall_steps: int = 800
     """updates of each network that learns to recall"""
     steps: int = 500
     """updates of each network that learns prose"""
