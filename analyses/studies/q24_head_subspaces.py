@@ -28,7 +28,7 @@ READ, WRITTEN = "overlap of what queries read, above chance", "overlap of what i
 """of heads that share no keys and values, over the layers of both models; with a model behind it, of that one; with `GROUP`, of heads that share them"""
 COLUMNS = {"read": READ, "written": WRITTEN}
 GROUP = ", decoder, heads that share keys and values"
-LABELS = {"read": "queries (W_Q)", "written": "written (W_O)"}
+LABELS = {"read": "queries", "written": "written"}
 MODELS = ("decoder", "encoder")
 
 
@@ -144,18 +144,17 @@ class HeadSubspaces(Study):
         )
 
     def draw(self, tables: Tables) -> tuple[Figure, ...]:
-        pairs, patterns, silenced = (tables[name].frame for name in ("pairs", "patterns", "silenced"))
+        pairs, patterns = (tables[name].frame for name in ("pairs", "patterns"))
         unshared, shared = _above_chance(pairs[~pairs.shared]), _above_chance(pairs[pairs.shared])
         layers = pd.RangeIndex(pairs.layer.max() + 1)
         drawn = {f"{kind}, {label}": unshared.loc[kind, column].reindex(layers) for kind in MODELS for column, label in LABELS.items()}
         drawn |= {f"decoder, {label}, one group": shared.loc["decoder", column].reindex(layers) for column, label in LABELS.items() if len(shared)}
         above = tables[EFFECTS].frame.set_index("quantity").loc[[READ, WRITTEN]]
         queries, writing = ("more" if low > 0 else "fewer" if high < 0 else "about as many" for low, high in zip(above.low, above.high, strict=True))
-        rise = np.sort(silenced[silenced["head"] >= 0].rise.to_numpy())[::-1]
         return (
             Lines(
                 name="overlap", title=f"Directions that two heads share, against random subspaces: queries {queries}, written {writing}",
-                caption="Overlap of the subspaces of two heads of a layer less that of random ones, mean over pairs. A group of heads shares keys and values.",
+                caption="Overlap of the subspaces of two heads of a layer less that of random ones, mean over pairs; what queries read are rows of W_Q, what is written rows of W_O. A group of heads shares keys and values.",
                 alt="Above chance, means over layers: " + "; ".join(f"{name} {of.mean():+z.3f}" for name, of in drawn.items()) + ".",
                 x=layers.to_numpy(float), series={name: Series(y=of.to_numpy()) for name, of in drawn.items()}, x_label="layer", y_label="overlap above chance",
             ),
@@ -164,12 +163,6 @@ class HeadSubspaces(Study):
                 caption=f"Jensen-Shannon divergence between the patterns of two heads, mean over pairs and {self.n_windows} windows.",
                 alt=f"From {patterns.divergence.min():.2f} to {patterns.divergence.max():.2f}.", x=patterns.layer.to_numpy(float),
                 series={"divergence": Series(y=patterns.divergence.to_numpy())}, x_label="layer", y_label="nats",
-            ),
-            Lines(
-                name="silenced", title="What silencing each head alone costs",
-                caption=f"Rise of the loss when one head is silenced, heads in the order of it; {self.n_ablated} windows of {ABLATED_LENGTH} tokens.",
-                alt=f"Largest {rise[0]:.3f} nats, median {np.median(rise):.4f}.", x=np.arange(1.0, len(rise) + 1), series={"one head silenced": Series(y=rise)},
-                x_label="head, by rank", y_label="nats per token",
             ),
         )  # fmt: skip
 
