@@ -52,6 +52,7 @@ def _member(job: Callable[..., Any], arguments: tuple[Any, ...], meeting: Path, 
         store = dist.FileStore(str(meeting), n)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=n, timeout=timedelta(seconds=PATIENCE))
     try:
+        dist.barrier()  # who is done at once must not leave while another still connects
         return alone(job, arguments)
     finally:
         dist.destroy_process_group()
