@@ -21,7 +21,7 @@ N_KEYS, N_VALUES = 16, 16
 CHANCE = 1 / N_VALUES
 LESSONS, TESTS = tuple(range(2, 13)), (4, 8, 12)
 """pairs of a sequence in training: few of them are learnt first, and help with more; and in the end"""
-CONFIG = dataclasses.replace(BASE, d_vocab=N_KEYS + N_VALUES, n_ctx=3 * N_KEYS, tied_embeddings=False, embed_scale=8.0, positions="rotary")
+CONFIG = dataclasses.replace(BASE, d_vocab=N_KEYS + N_VALUES, n_ctx=3 * N_KEYS, tied_embeddings=False, embed_scale=BASE.d_model**0.5, positions="rotary")
 """the model of this task"""
 
 
@@ -85,7 +85,7 @@ def named_most(batch: Batch) -> float:
 
 def learn_associations(arm: str, *, seed: int, steps: int, n_test: int = 200) -> tuple[Learnt, dict[int, tuple[float, float]]]:
     """A network that is taught the task with 2 to 12 pairs; by their number on new sequences its share of right answers, and that of `named_most`."""
-    lessons = Associations(n_batches=steps, batch=64, n_pairs=LESSONS, seed=seed)
+    lessons = Associations(n_batches=steps, batch=32, n_pairs=LESSONS, seed=seed)
     tests = {n: Associations(n_batches=1, batch=n_test, n_pairs=(n,), seed=seed + 10_000) for n in TESTS}
     model = rival(arm, CONFIG, seed)
     learnt = learn(model, lessons, ValueOfKey(), dataclasses.replace(recipe_of(steps), seed=seed), validation=tests[TESTS[0]])

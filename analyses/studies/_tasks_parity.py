@@ -64,9 +64,9 @@ class Parity:
 
 def learn_parity(arm: str, *, seed: int, steps: int, n_test: int = 256) -> tuple[Learnt, dict[str, float]]:
     """A network that is taught the task on 12 bits, and its share of right answers in every span of 48."""
-    lessons = Bits(n_batches=steps, batch=64, length=TRAINED, seed=seed)
+    lessons = Bits(n_batches=steps, batch=32, length=TRAINED, seed=seed)
     test = Bits(n_batches=1, batch=n_test, length=CONFIG.n_ctx - 1, seed=seed + 10_000)[0]
-    model = rival(arm, CONFIG, seed, glorot=True)
+    model = rival(arm, CONFIG, seed)
     within = Bits(n_batches=1, batch=n_test, length=TRAINED, seed=seed + 20_000)
     learnt = learn(model, lessons, Parity(), dataclasses.replace(recipe_of(steps), seed=seed), validation=within)
     hits, _ = right(model, test, Parity())

@@ -75,7 +75,7 @@ class MultiHead(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "task_steps": 3, "longer": 2, "n_held_out": 8},
-        "default": {"n_seeds": 3, "steps": 250, "task_steps": 900, "longer": 2, "n_held_out": 128},
+        "default": {"n_seeds": 3, "steps": 250, "task_steps": 600, "longer": 2, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 350, "task_steps": 1200, "longer": 2, "n_held_out": 400},
     }
 
@@ -83,7 +83,7 @@ class MultiHead(Study):
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 250
     """updates of each model of text"""
-    task_steps: int = 900
+    task_steps: int = 600
     """updates of each model that names its sources"""
     longer: int = 2
     """times as many has the one that is taught at a lower rate"""

@@ -77,13 +77,13 @@ class ReducedDimension(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8, "widths": (2, 8), "repeats": 2},
-        "default": {"n_seeds": 3, "steps": 500, "n_held_out": 128, "widths": (2, 4, 8, 16, 32, 64), "repeats": 20},
+        "default": {"n_seeds": 3, "steps": 350, "n_held_out": 128, "widths": (2, 4, 8, 16, 32, 64), "repeats": 20},
         "full": {"n_seeds": 5, "steps": 500, "n_held_out": 400, "widths": (1, 2, 4, 8, 16, 32, 64), "repeats": 40},
     }
 
     n_seeds: int = 3
     """seeds of weights, data and patterns; all arms share them"""
-    steps: int = 500
+    steps: int = 350
     """updates of each model of text"""
     n_held_out: int = 128
     """held-out pieces of 32 characters"""

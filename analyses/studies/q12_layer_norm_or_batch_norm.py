@@ -68,11 +68,11 @@ class LayerNormOrBatchNorm(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8},
-        "default": {"n_seeds": 5, "steps": 250, "n_held_out": 256},
+        "default": {"n_seeds": 4, "steps": 250, "n_held_out": 256},
         "full": {"n_seeds": 5, "steps": 350, "n_held_out": 600},
     }
 
-    n_seeds: int = 5
+    n_seeds: int = 4
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 250
     """updates of each model"""

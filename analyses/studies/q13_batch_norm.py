@@ -90,13 +90,13 @@ class BatchNorm(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 3, "n_held_out": 8},
-        "default": {"n_seeds": 3, "steps": 350, "n_held_out": 128},
+        "default": {"n_seeds": 3, "steps": 250, "n_held_out": 128},
         "full": {"n_seeds": 5, "steps": 380, "n_held_out": 600},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
-    steps: int = 350
+    steps: int = 250
     """updates of each model"""
     n_held_out: int = 128
     """held-out pieces"""

@@ -81,11 +81,11 @@ class Tokenizers(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "d_vocab": 200, "sizes": (200, 300), "model_sizes": (300,)},
-        "default": {"n_seeds": 4, "steps": 250, "d_vocab": 500, "sizes": (300, 500, 1000, 2000, 4000), "model_sizes": (300, 2000)},
+        "default": {"n_seeds": 3, "steps": 250, "d_vocab": 500, "sizes": (300, 500, 1000, 2000, 4000), "model_sizes": (300, 2000)},
         "full": {"n_seeds": 6, "steps": 400, "d_vocab": 1000, "sizes": (300, 500, 1000, 2000, 4000), "model_sizes": (300, 4000)},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 250
     """updates of each model"""

@@ -119,7 +119,7 @@ class MaskedInputs(Study):
     )
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 2, "tuning_steps": 2, "n_held_out": 24},
-        "default": {"n_seeds": 3, "steps": 400, "tuning_steps": 200, "n_held_out": 256},
+        "default": {"n_seeds": 3, "steps": 400, "tuning_steps": 200, "n_held_out": 128},
         "full": {"n_seeds": 6, "steps": 1000, "tuning_steps": 200, "n_held_out": 600},
     }
 
@@ -129,7 +129,7 @@ class MaskedInputs(Study):
     """updates of each network"""
     tuning_steps: int = 200
     """updates on plain text, behind those"""
-    n_held_out: int = 256
+    n_held_out: int = 128
     """held-out pieces of 32 characters"""
 
     def measure(self) -> tuple[list[Effect], Tables]:

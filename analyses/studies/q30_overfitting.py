@@ -77,11 +77,11 @@ class Overfitting(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "steps": 4, "n_held_out": 8},
-        "default": {"n_seeds": 4, "steps": 300, "n_held_out": 64},
+        "default": {"n_seeds": 3, "steps": 300, "n_held_out": 64},
         "full": {"n_seeds": 5, "steps": 350, "n_held_out": 300},
     }
 
-    n_seeds: int = 4
+    n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
     steps: int = 300
     """updates of each model"""

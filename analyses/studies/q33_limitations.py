@@ -14,14 +14,15 @@ from analyses._contract import table
 from analyses.studies._contract import Budget, Study, Tables
 from analyses.studies._effects import Effect
 from analyses.studies._jobs import each
-from analyses.studies._recurrent import LSTM, RNN, recipe_for, right, rival
+from analyses.studies._recurrent import AT_RATES, LSTM, RNN, STARTS, recipe_for, right, rival
+from analyses.studies._starts import PAPER
 from analyses.studies._tasks_lengths import LONG, by_span, losses_by_context
 from analyses.studies._tasks_lengths import SPANS as CONTEXTS
 from analyses.studies._tasks_parity import SPANS as BITS
 from analyses.studies._tasks_parity import TRAINED as TAUGHT
 from analyses.studies._tasks_parity import learn_parity
 from analyses.studies._tasks_recall import CONFIG, TRAINED, Marked, WhichMarked
-from analyses.studies._training import BASE, LENGTH, bigram, learn, learn_characters
+from analyses.studies._training import LENGTH, bigram, learn, learn_characters
 from analyses.studies._verdict import Prediction
 from reports import Bars, Figure, Lines, Series, Table
 
@@ -67,8 +68,9 @@ class Limitations(Study):
     )
     method: ClassVar[str] = (
         "Transformers and a two-layer LSTM of as many weights learn three tasks from the same batches in the same order. "
-        f"Parity, Transformers without positions and with ALiBi from Glorot's start (with rotations one learns it later), and beside the LSTM a network of plain tanh cells (RNN) of as many weights, all at a rate of 0.003: after every bit, is the number of ones so far odd? "
-        f"Sequences of a start and {TAUGHT} bits are learnt, of 48 bits are read (behind: bits {LONG_BITS}). Prose, Transformers with rotations and with ALiBi at 0.003, the LSTM at 0.01, at which it is ahead: "
+        f"{STARTS} "
+        f"Parity, Transformers without positions and with ALiBi (with rotations one learns it later), and beside the LSTM a network of plain tanh cells (RNN) of as many weights, all at a rate of 0.003: after every bit, is the number of ones so far odd? "
+        f"Sequences of a start and {TAUGHT} bits are learnt, of 48 bits are read (behind: bits {LONG_BITS}). Prose, with rotations and with ALiBi, {AT_RATES}: "
         "windows of 32 characters are learnt, pieces of 128 are read (long text: after 64 to 127 characters). Recall, at the same rates, a Transformer with ALiBi alone, since with rotations it reaches less far (question 10): which of ten marked tokens stands "
         "among random ones? Sequences of 24 are learnt; in those of 96 it stands at least 48 back. The best Transformer of parity and of prose is chosen within each seed."
     )
@@ -86,19 +88,19 @@ class Limitations(Study):
     )  # fmt: skip
     budgets: ClassVar[Mapping[Budget, Mapping[str, Any]]] = {
         "smoke": {"n_seeds": 2, "n_recall_seeds": 2, "parity_steps": 2, "steps": 2, "recall_steps": 2, "n_held_out": 2},
-        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 900, "steps": 600, "recall_steps": 1600, "n_held_out": 64},
-        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 900, "steps": 700, "recall_steps": 2000, "n_held_out": 160},
+        "default": {"n_seeds": 3, "n_recall_seeds": 3, "parity_steps": 600, "steps": 400, "recall_steps": 600, "n_held_out": 64},
+        "full": {"n_seeds": 5, "n_recall_seeds": 6, "parity_steps": 900, "steps": 500, "recall_steps": 1000, "n_held_out": 160},
     }
 
     n_seeds: int = 3
     """seeds of weights and of the order of the data; all arms share them"""
     n_recall_seeds: int = 3
     """the same of recall, which is cheap and scatters widely"""
-    parity_steps: int = 900
+    parity_steps: int = 600
     """updates of each network that learns parity"""
-    steps: int = 600
+    steps: int = 400
     """updates of each network that learns prose"""
-    recall_steps: int = 1600
+    recall_steps: int = 600
     """updates of each network that learns to recall"""
     n_held_out: int = 64
     """held-out pieces of 128 characters"""
@@ -206,7 +208,7 @@ def _parity(arm: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def _prose(arm: str, seed: int, steps: int, n_held_out: int) -> dict[str, Any]:
-    config = dataclasses.replace(BASE, n_ctx=LONG, positions="rotary")
+    config = dataclasses.replace(PAPER, n_ctx=LONG)
     learnt = learn_characters(rival(arm, config, seed), seed=seed, recipe=recipe_for(arm, steps), n_held_out=2)
     losses = by_span(losses_by_context(learnt.model, n_held_out))
     return {"arm": arm, "seed": seed, **losses, "n_parameters": learnt.n_parameters, "flops": learnt.flops}
