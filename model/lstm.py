@@ -137,11 +137,17 @@ class LSTMLanguageModel(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator | None) -> None:
-        """Uniform weights within ±1/√d_model, zero biases but 1 at the forget gates (Jozefowicz et al. 2015)."""
+        """Embedding and unembedding from N(0, 1), other weights uniform within ±1/√d_model, zero biases but 1 at the forget gates (Jozefowicz et al. 2015).
+
+        Hidden states stay within ±1 and are not normed before they are read. With an unembedding within ±1/√d_model, too, an LSTM
+        of 0.1 M parameters was 0.4 nats above the bigram after 300 updates of prose; from here it is 0.5 below (seeds 100 and 101).
+        """
         d_model = self.config.d_model
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or "bias_" in name:
                 parameter.zero_()
+            elif name in ("embedding.weight", "unembedding.weight"):
+                parameter.normal_(generator=generator)
             else:
                 parameter.uniform_(-(d_model**-0.5), d_model**-0.5, generator=generator)
         for layer in self.layers:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -83,9 +84,14 @@ def measured(quantity: str, values: Sequence[float] | np.ndarray, unit: str = "1
 
 
 def spread(times: pd.DataFrame) -> float:
-    """Interquartile range over median of the times of an arm, the median arm's: above 0.25 torch.utils.benchmark warns in strong words."""
-    quartiles = times.groupby("arm").seconds.quantile([0.25, 0.5, 0.75]).unstack()
-    return float(((quartiles[0.75] - quartiles[0.25]) / quartiles[0.5]).median())
+    """Interquartile range over median of the ratio of two arms within a round, the median pair's; above 0.25 torch.utils.benchmark warns in strong words.
+
+    A machine that grows slower for all arms alike moves no ratio. With a single arm it is that of the times.
+    """
+    seconds = times.pivot(index="repeat", columns="arm", values="seconds")
+    pairs = [seconds[a] / seconds[b] for a, b in combinations(seconds, 2)] or [seconds.squeeze("columns")]
+    first, middle, third = np.quantile(np.array(pairs), [0.25, 0.5, 0.75], axis=1)
+    return float(np.median((third - first) / middle))
 
 
 def times_table(times: pd.DataFrame, caption: str) -> Table:

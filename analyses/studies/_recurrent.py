@@ -17,7 +17,6 @@ from model import LSTMConfig, LSTMLanguageModel, Transformer, TransformerConfig
 from model.lstm import Cell
 from model.training import Recipe
 from model.training.objectives import Batch, Objective
-from model.training.randomness import generator_of
 
 LSTM, RNN = "LSTM", "RNN"
 CELLS: dict[str, Cell] = {LSTM: "lstm", RNN: "rnn"}
@@ -61,20 +60,12 @@ def recipe_for(arm: str, steps: int) -> Recipe:
 
 
 def recurrent_twin(config: TransformerConfig, seed: int, cell: Cell = "lstm") -> LSTMLanguageModel:
-    """The recurrent network of two layers whose number of weights is nearest to that of the Transformer of `config`.
-
-    Its embedding and unembedding start from N(0, 1), as embeddings do in torch. Hidden states stay within ±1 and are not normed before
-    they are read: with both within ± 1/√d_model an LSTM was 0.4 nats above the bigram after 300 updates of prose, from here 0.5 below.
-    """
+    """The recurrent network of two layers whose number of weights is nearest to that of the Transformer of `config`."""
     with torch.device("meta"):
         n_weights = sum(p.numel() for p in Transformer(config).parameters())
     width = min(range(1, 4 * config.d_model), key=lambda width: abs(_n_weights(width, config.d_vocab, cell) - n_weights))
     twin = LSTMConfig(n_layers=N_LAYERS, d_model=width, d_vocab=config.d_vocab, cell=cell)
-    model = LSTMLanguageModel(twin, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for weight, part in ((model.embedding.weight, "embedding"), (model.unembedding.weight, "unembedding")):
-            weight.normal_(generator=generator_of(seed, part))
-    return model
+    return LSTMLanguageModel(twin, generator=torch.Generator().manual_seed(seed))
 
 
 def operations_per_token(config: TransformerConfig | LSTMConfig, n: int) -> float:

@@ -53,7 +53,7 @@ class Parallelism(Study):
         Prediction(
             says="one pass and one token after another compute the same", quantity="difference of the logits", relation="<", threshold=1e-4
         ),
-        Prediction(says="the times repeat", quantity="spread of the times", relation="<", threshold=0.25),
+        Prediction(says="ratios of times repeat", quantity="spread of the ratios of times", relation="<", threshold=0.25),
     )
     method: ClassVar[str] = (
         "Chain: the longest run of matrix products of which each needs the one before, counted on autograd's graph of a forward pass; the LSTM's with its "
@@ -87,7 +87,7 @@ class Parallelism(Study):
             measured("LSTM's time over the Transformer's", ratios(times, "LSTM", "Transformer")),
             measured(f"LSTM's time over the Transformer's, one of {SHORT}", ratios(times, "LSTM, short", "Transformer, short")),
             *(Effect.exact(f"LSTM's operations over the Transformer's, {n} tokens", operations["LSTM", n] / operations["Transformer", n]) for n in (LONG, SHORT)),
-            measured("spread of the times", [spread(times)]),
+            measured("spread of the ratios of times", [spread(times)]),
         ]
         tables = {
             "chains": _chains_table(chains), "work": _work_table(work),

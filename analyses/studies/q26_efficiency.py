@@ -47,7 +47,7 @@ class Efficiency(Study):
         Prediction(says="most of the operations of its products at 512 tokens are attention's", quantity="attention's share at 512", relation=">", threshold=0.5),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(says="the times repeat", quantity="spread of the times", relation="<", threshold=0.25),
+        Prediction(says="ratios of times repeat", quantity="spread of the ratios of times", relation="<", threshold=0.25),
         Prediction(says="both have as many weights", quantity="LSTM's weights over the Transformer's", relation="==", threshold=1.0, margin=0.03),
     )  # fmt: skip
     method: ClassVar[str] = (
@@ -86,7 +86,7 @@ class Efficiency(Study):
             Effect.exact("LSTM's weights over the Transformer's", sizes[1] / sizes[0]),
             Effect.exact("length at which attention is half of the operations", flops_crossover(config, visible=False), "tokens"),
             self._exceeds(times),
-            measured("spread of the times", [spread(times)]),
+            measured("spread of the ratios of times", [spread(times)]),
         ]
         return effects, {"chains": _chains_table(chains), "times": times_table(times, f"Forward and backward pass of {BATCH} sequences.")}
 

@@ -51,7 +51,7 @@ class MemoryAndCompute(Study):
         Prediction(says="attention to a window, as a mask of a dense kernel, takes less time", quantity="time with a window", relation="<", threshold=0.9),
     )  # fmt: skip
     gates: ClassVar[tuple[Prediction, ...]] = (
-        Prediction(says="the times repeat", quantity="spread of the times", relation="<", threshold=0.25),
+        Prediction(says="ratios of times repeat", quantity="spread of the ratios of times", relation="<", threshold=0.25),
         Prediction(says="a block of GPT-2 small has 12·d² weights", quantity="weights of a block over 12·d²", relation="==", threshold=1.0, margin=0.01),
         Prediction(says="Adam in fp32 holds 16 bytes for every weight", quantity="bytes of a weight in training", relation="==", threshold=16.0, margin=0.1, unit="bytes"),
         Prediction(
@@ -106,7 +106,7 @@ class MemoryAndCompute(Study):
             Effect.exact(BALANCE, adam * weights * LONGEST / network, "tokens"),
             measured("time with a window", ratios(times, "window", "full")),
             measured("time in pieces", ratios(times, "pieces", "full")),
-            measured("spread of the times", [spread(times)]),
+            measured("spread of the ratios of times", [spread(times)]),
         ]  # fmt: skip
         return effects, {"compute": _compute_table(), "memory": _memory_table(frame), "times": _times_table(times)}
 

@@ -78,6 +78,9 @@ def test_times_are_paired_by_round() -> None:
     effect = measured("ratio", ratios(planted, "b", "a"))
     assert (effect.estimate, effect.low, effect.n) == (2.0, 2.0, 3) and effect.kind.startswith("measured")
     assert spread(pd.DataFrame({"arm": ["a"] * 5, "repeat": range(5), "seconds": [1.0, 2.0, 3.0, 4.0, 5.0]})) == pytest.approx(2 / 3)
+    assert spread(planted) == 0  # all arms grew slower together
+    planted.loc[planted.arm == "b", "seconds"] = [2.0, 30.0, 12.0]
+    assert spread(planted) == pytest.approx((5 / 12 - 7 / 24) / (1 / 3))  # a over b: 1/2, 1/3, 1/4
     calls = {"a": 0, "b": 0}
     found = timed({arm: lambda arm=arm: calls.update({arm: calls[arm] + 1}) for arm in calls}, repeats=4, seed=0)
     assert min(calls.values()) > 5 and found.groupby("arm").size().to_dict() == {"a": 4, "b": 4}  # the first rounds are not timed

@@ -12,7 +12,7 @@ from torch import nn
 
 from analyses._flops import forward_flops
 from analyses.studies import _tasks_pieces
-from analyses.studies._recurrent import LSTM, operations_per_token, recipe_for, recurrent_twin
+from analyses.studies._recurrent import operations_per_token, recurrent_twin
 from analyses.studies._starts import started_as_in_the_paper
 from analyses.studies._tasks_associations import N_KEYS, Associations, ValueOfKey
 from analyses.studies._tasks_drafts import ngram_draft, write_checked
@@ -22,11 +22,11 @@ from analyses.studies._tasks_parity import START, Bits, Parity
 from analyses.studies._tasks_pieces import followed, letters_of, merged, pieces_by
 from analyses.studies._tasks_triggers import ASK, CONFIG, N_CLASSES, N_PLAIN, Class, Triggers, classes, decisive, learn_triggers
 from analyses.studies._tasks_writing import InTurn, log_probabilities, repeated_runs, write_by_rules
-from analyses.studies._training import BASE, BATCH, learn_characters
+from analyses.studies._training import BASE, BATCH
 from analyses.studies.q26_efficiency import _together
 from analyses.studies.q28_bert_and_gpt import BEGINNING, N_WRITTEN, _pieces, _write
 from analyses.studies.q34_interpretability import NO_SCORES, WAYS, _agreement, _auroc, _between_seeds
-from model import LSTMLanguageModel, Sampling, Transformer, generate
+from model import Sampling, Transformer, generate
 from model.choices import Positions
 from probes import intervene, record
 from probes.product_chain import product_chain
@@ -259,13 +259,3 @@ def test_operations_are_those_of_the_flop_count_and_the_twin_is_as_large(changes
     assert operations_per_token(config, n) * n == every_logit
     sizes = [sum(p.numel() for p in model.parameters()) for model in (Transformer(config), recurrent_twin(config, 0))]
     assert abs(sizes[1] / sizes[0] - 1) < 0.05
-
-
-def test_an_lstm_learns_sooner_from_the_start_of_the_rivals_than_from_its_own() -> None:
-    """A rival that starts where it hardly learns would lose for its start."""
-    twin = recurrent_twin(BASE, 0)
-    assert all(part.weight.detach().std().item() == pytest.approx(1, abs=0.05) for part in (twin.embedding, twin.unembedding))
-    usual = LSTMLanguageModel(twin.config, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(usual.layers[0].lstm.weight_hh_l0, twin.layers[0].lstm.weight_hh_l0)  # all else starts alike
-    sooner, later = (learn_characters(model, seed=0, recipe=recipe_for(LSTM, 100), n_held_out=32).loss for model in (twin, usual))
-    assert sooner < later - 0.3

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from model import LSTMConfig, LSTMLanguageModel, generate, load_model, save_model
 from model.training import CausalLM, Recipe, train, train_characters
+from model.zoo import _characters
+from model.zoo._prose import RandomWindows
 from probes import Edit, UnknownSiteError, intervene, record, zero
 from tests.conftest import relative
 
@@ -127,6 +129,21 @@ def test_one_seed_one_model() -> None:
     assert torch.equal(small(3)(tokens()), small(3)(tokens())) and not torch.equal(small(3)(tokens()), small(4)(tokens()))
     bias = small().layers[0].lstm.bias_ih_l0
     assert bias.tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 12
+
+
+def test_it_learns_sooner_than_from_a_small_embedding_and_unembedding() -> None:
+    """A baseline that starts where it hardly learns loses for its start."""
+    config = LSTMConfig(n_layers=2, d_model=77, d_vocab=_characters.characters().backend.get_vocab_size())
+    windows = RandomWindows(_characters.prose_tokens(0), n_batches=100, batch=16, length=32, seed=0)
+    losses = []
+    for size in (1.0, config.d_model**-0.5):
+        model = LSTMLanguageModel(config, generator=torch.Generator().manual_seed(0))
+        assert all(part.weight.detach().std().item() == pytest.approx(1, abs=0.05) for part in (model.embedding, model.unembedding))
+        with torch.no_grad():
+            for part in (model.embedding, model.unembedding):
+                part.weight.mul_(size)
+        losses.append(train(model, windows, CausalLM(), Recipe(steps=100, learning_rate=1e-2, warmup=10))["loss"].iloc[-10:].mean())
+    assert losses[0] < losses[1] - 0.3
 
 
 def test_what_it_cannot_read() -> None:
